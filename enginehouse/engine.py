@@ -1,0 +1,20 @@
+"""The one thing that both programs run: a loaded model on one device."""
+
+from typing import Protocol
+
+from enginehouse.tensor import Tensors, TensorSpec
+
+
+class Engine(Protocol):
+    """One loaded model on one device. Call it from one thread at a time."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Tensors) -> Tensors:
+        """Compute every output; raises `EngineFailed` with the library's own words."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and device; may be called twice."""
+        ...

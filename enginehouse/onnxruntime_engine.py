@@ -1,0 +1,161 @@
+"""The door to ONNX Runtime, with all its execution providers."""
+
+import ctypes
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginehouse.dtype import DTYPES, Array, dtype_from_ort
+from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupported
+from enginehouse.tensor import Tensors, TensorSpec
+
+CPU_PROVIDER = "CPUExecutionProvider"
+_EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", "CUDAExecutionProvider": "gpu", "TensorrtExecutionProvider": "gpu"}
+_BF16 = DTYPES["BF16"]
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file in an ONNX Runtime session.
+
+    Args:
+        path: the ONNX file; external data lies beside it.
+        threads: threads inside one operator. They do not spin between runs: a server has other work for the core.
+        provider: the one execution provider that must be used; CPU may take what it leaves over.
+        provider_options: passed through to the provider.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+        NotSupported: the provider is not in this build of ONNX Runtime, or was silently not used.
+        EngineFailed: ONNX Runtime cannot open the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        provider: str = CPU_PROVIDER,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        self._session: Any = _open_session(path, threads, provider, dict(provider_options or {}))
+        self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        self._output_names = [spec.name for spec in self.outputs]
+        self._has_bf16 = any(spec.dtype is _BF16 for spec in (*self.inputs, *self.outputs))
+        self._string_inputs = [spec.name for spec in self.inputs if not spec.dtype.size_bytes]
+
+    def run(self, feeds: Tensors) -> Tensors:
+        """Compute every output; BYTES elements may be `str` or UTF-8 `bytes`."""
+        session = self._session
+        if session is None:
+            raise EngineFailed("the engine is closed.")
+        if self._string_inputs:
+            feeds = {**feeds, **{name: _text_array(name, feeds[name]) for name in self._string_inputs}}
+        try:
+            if self._has_bf16:
+                return self._run_with_bf16(session, feeds)
+            return dict(zip(self._output_names, session.run(self._output_names, feeds), strict=True))
+        except (RuntimeError, ValueError, TypeError) as problem:
+            raise EngineFailed(f"ONNX Runtime failed: {problem}") from problem
+        except Exception as problem:
+            # The library's own exceptions have no common base below Exception.
+            if not type(problem).__module__.startswith("onnxruntime"):
+                raise
+            raise EngineFailed(f"ONNX Runtime failed: {problem}") from problem
+
+    def close(self) -> None:
+        """Drop the session; ONNX Runtime frees its memory with it."""
+        self._session = None
+
+    def _run_with_bf16(self, session: Any, feeds: Tensors) -> Tensors:
+        """Run through `OrtValue`, because the array interface of ONNX Runtime has no BF16."""
+        values = {spec.name: _ort_value(feeds[spec.name], spec) for spec in self.inputs}
+        outputs = session.run_with_ort_values(self._output_names, values)
+        return {
+            spec.name: _bf16_from_ort_value(value) if spec.dtype is _BF16 else value.numpy()
+            for spec, value in zip(self.outputs, outputs, strict=True)
+        }
+
+
+def check_one_distribution() -> None:
+    """Refuse a broken installation: the CPU and the GPU package share one module and overwrite each other.
+
+    Raises:
+        NotSupported: both are installed.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) == 2:
+        raise NotSupported(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. "
+            "Uninstall both, then install the extra for this machine: enginehouse[cpu] or enginehouse[gpu]."
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _open_session(path: Path, threads: int, provider: str, provider_options: dict[str, str]) -> Any:
+    extra = _EXTRA_OF_PROVIDER.get(provider, "cpu")
+    try:
+        import onnxruntime
+    except ImportError as problem:
+        raise MissingExtra("onnxruntime", extra, f"running {path.name}") from problem
+    if provider not in onnxruntime.get_available_providers():
+        found = ", ".join(onnxruntime.get_available_providers())
+        raise NotSupported(
+            f"execution provider {provider} is not in the installed ONNX Runtime, which has {found}. "
+            f'Install the extra that brings it: pip install "enginehouse[{extra}]".'
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
+    except Exception as problem:
+        raise EngineFailed(f"ONNX Runtime cannot open {path.name}: {problem}") from problem
+    if provider not in session.get_providers():
+        raise NotSupported(
+            f"execution provider {provider} was asked for and ONNX Runtime silently used "
+            f"{', '.join(session.get_providers())} instead. Its driver or libraries are missing on this machine."
+        )
+    return session
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(node.name, dtype_from_ort(node.type), shape)
+
+
+def _text_array(name: str, array: Array) -> Array:
+    """Make every element a `str`: ONNX Runtime would serve `bytes` as their Python notation."""
+    try:
+        items = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
+    except UnicodeDecodeError as problem:
+        raise InvalidInput(f"input '{name}' holds bytes that are not UTF-8: {problem}.") from problem
+    text = np.empty(len(items), dtype=object)
+    text[:] = items
+    return text.reshape(array.shape)
+
+
+def _ort_value(array: Array, spec: TensorSpec) -> Any:
+    import onnxruntime
+
+    if spec.dtype is _BF16:
+        bits = np.ascontiguousarray(array).view(np.uint16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BF16.onnx_code)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _bf16_from_ort_value(value: Any) -> Array:
+    count = int(np.prod(value.shape(), dtype=np.int64))
+    data = ctypes.string_at(value.data_ptr(), 2 * count) if count else b""
+    return np.frombuffer(data, dtype=_BF16.numpy).reshape(value.shape())

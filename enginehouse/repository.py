@@ -1,0 +1,86 @@
+"""Read a model repository: its models, their versions, and whether a version's files are what was published."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from enginehouse.errors import CorruptVersion, NotFound
+from enginehouse.evidence import Evidence
+
+CONFIG_FILE = "config.pbtxt"
+_VERSION_NAME = re.compile(r"[1-9][0-9]*")
+_CHUNK_BYTES = 1 << 20
+
+
+class Repository:
+    """A directory of models in Triton's layout. Names that begin with a dot are nobody's model."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def model_names(self) -> list[str]:
+        """List the models: every directory that holds a configuration or a version.
+
+        Raises:
+            NotFound: the repository itself is not there.
+        """
+        if not self.root.is_dir():
+            raise NotFound(f"model repository {self.root} does not exist or is not a directory.")
+        return sorted(path.name for path in self.root.iterdir() if self._is_model(path))
+
+    def model_directory(self, name: str) -> Path:
+        """Find a model; raises `NotFound`, also for names that would leave the repository."""
+        path = self.root / name
+        if path.parent != self.root or not self._is_model(path):
+            raise NotFound(f"failed to poll from model repository: model '{name}' is not in {self.root}.")
+        return path
+
+    def versions(self, name: str) -> list[int]:
+        """List a model's version numbers, oldest first; other directories are not versions."""
+        return sorted(_version_numbers(self.model_directory(name)))
+
+    def version_directory(self, name: str, version: int) -> Path:
+        """Find a version; raises `NotFound`."""
+        path = self.model_directory(name) / str(version)
+        if not path.is_dir():
+            raise NotFound(f"model '{name}' has no version {version} in {self.root}.")
+        return path
+
+    def _is_model(self, path: Path) -> bool:
+        if path.name.startswith(".") or not path.is_dir():
+            return False
+        return (path / CONFIG_FILE).is_file() or any(_version_numbers(path))
+
+
+def _version_numbers(model_directory: Path) -> Iterator[int]:
+    for path in model_directory.iterdir():
+        if _VERSION_NAME.fullmatch(path.name) and path.is_dir():
+            yield int(path.name)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex, read in chunks."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def check_digests(version_directory: Path, evidence: Evidence) -> None:
+    """Compare each published file with the digest in the evidence.
+
+    Raises:
+        CorruptVersion: naming the first file that is missing or changed.
+    """
+    for name, expected in evidence.files.items():
+        path = version_directory / name
+        if path.parent != version_directory or not path.is_file():
+            raise CorruptVersion(f"{path} is missing; the evidence lists it. Publish the version again.")
+        found = digest(path)
+        if found != expected:
+            raise CorruptVersion(
+                f"{path} has SHA-256 {found[:12]}…, the evidence says {expected[:12]}…. "
+                "The file changed after it was published; publish the version again."
+            )
