@@ -1,7 +1,7 @@
 """Train three small models on real handwritten digits and export them, with their data, for the quick start.
 
-scikit-learn's `load_digits`: 1,797 scans of 8x8 pixels, values 0 to 16, here scaled to 0..1. One file of data serves all
-three models; each takes `pixels` [batch, 1, 8, 8] and answers `logits` [batch, 10].
+scikit-learn's `load_digits`: 1,797 scans of 8x8 pixels, values 0 to 16, here scaled to 0..1. One file of data serves
+all three models; each takes `pixels` [batch, 1, 8, 8] and answers `logits` [batch, 10].
 
     python examples/digits/train.py            writes digits.npz, digits.onnx, digits_mlp.onnx, digits_lstm.onnx
     python examples/digits/train.py --help     what can be changed
@@ -9,6 +9,8 @@ three models; each takes `pixels` [batch, 1, 8, 8] and answers `logits` [batch, 
 
 import argparse
 import copy
+import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,20 +163,23 @@ def accuracy_and_certainty(model: Any, split: Split) -> tuple[float, float]:
 
 def export(model: Any, target: Path) -> None:
     """Write the model as ONNX with an open batch axis and the layers as they were trained, nothing fused."""
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(2, 1, 8, 8),),
-        input_names=["pixels"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=OPSET,
-        dynamo=True,
-        optimize=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's exporter warns about its own insides
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, 1, 8, 8),),
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
     graph = program.model.graph
-    for thing in (program.model, graph, *graph, *(value for node in graph for value in node.outputs), *graph.inputs):
-        thing.metadata_props.clear()  # holds stack traces with the paths of the machine that exported
+    values = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    for part in (program.model, graph, *graph, *values):
+        part.metadata_props.clear()  # holds stack traces with the paths of the machine that exported
     program.save(target, external_data=False)
 
 
@@ -188,6 +193,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     splits = splits_from_digits()
     save_splits(splits, given.target / "digits.npz")
     print(f"| model | {' | '.join(f'{name} ({len(split.label)} rows)' for name, split in splits.items())} |")
