@@ -42,7 +42,7 @@ class DType:
 
 def _row(name: str, config: str, onnx_code: int, ort: str, kind: Any, contents: str) -> DType:
     array_type = np.dtype(kind)
-    size = 0 if array_type == object else array_type.itemsize
+    size = 0 if array_type.hasobject else array_type.itemsize
     return DType(name, f"TYPE_{config}", onnx_code, f"tensor({ort})", array_type, size, contents)
 
 

@@ -1,19 +1,19 @@
 """The one tree of errors that both programs raise; `service/status.py` maps it to HTTP and gRPC.
 
-Error
-├─ InvalidInput        the caller can fix it: wrong name, shape, type, file or flag
-├─ NotFound            no such model or version
-├─ AlreadyExists       the thing to be made is there, and differs
-├─ Overloaded          the queue is full
-├─ NotReady            loading, draining, unloaded
-├─ DeadlineExceeded    waited in the queue past its timeout
-├─ Cancelled           the caller left
-├─ EngineFailed        an engine could not be opened, or failed while it ran
-├─ NotSupported        a feature of the protocol or of a model configuration that is not there
-├─ MissingExtra        an optional library is not installed; names the extra that brings it
-├─ CorruptVersion      files of a published version do not match its evidence
-├─ Unsupported         offline: a step cannot treat this graph, and names the node
-└─ VerifyFailed        offline: outputs differ by more than the recipe allows
+Error:
+    ├─ InvalidInput        the caller can fix it: wrong name, shape, type, file or flag
+    ├─ NotFound            no such model or version
+    ├─ AlreadyExists       the thing to be made is there, and differs
+    ├─ Overloaded          the queue is full
+    ├─ NotReady            loading, draining, unloaded
+    ├─ DeadlineExceeded    waited in the queue past its timeout
+    ├─ Cancelled           the caller left
+    ├─ EngineFailed        an engine could not be opened, or failed while it ran
+    ├─ NotSupported        a feature of the protocol or of a model configuration that is not there
+    ├─ MissingExtra        an optional library is not installed; names the extra that brings it
+    ├─ CorruptVersion      files of a published version do not match its evidence
+    ├─ Unsupported         offline: a step cannot treat this graph, and names the node
+    └─ VerifyFailed        offline: outputs differ by more than the recipe allows
 """
 
 

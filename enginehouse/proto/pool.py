@@ -15,7 +15,7 @@ def _build_pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     described = resources.files("enginehouse.proto").joinpath("inference.binpb").read_bytes()
     for file in descriptor_pb2.FileDescriptorSet.FromString(described).file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 

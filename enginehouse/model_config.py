@@ -1,0 +1,228 @@
+"""What a model says about itself: `config.pbtxt`, read and written with the real text format.
+
+`ModelConfig` is the protocol's own message; unknown fields are refused, and so are known ones that this server does
+not honour: nothing that a configuration says is ignored in silence.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+from google.protobuf.message import Message
+
+from enginehouse.dtype import dtype_from_config_name
+from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
+from enginehouse.tensor import TensorSpec
+
+CONFIG_FILE = "config.pbtxt"
+
+# Every field that is honoured, or that asks for nothing here (formats and labels describe; pinned memory is a hint).
+_HONOURED = frozenset(
+    (
+        "name",
+        "platform",
+        "backend",
+        "default_model_filename",
+        "max_batch_size",
+        "version_policy",
+        "parameters",
+        "input.name",
+        "input.data_type",
+        "input.dims",
+        "input.format",
+        "input.reshape",
+        "output.name",
+        "output.data_type",
+        "output.dims",
+        "output.reshape",
+        "output.label_filename",
+        "instance_group.name",
+        "instance_group.kind",
+        "instance_group.count",
+        "instance_group.gpus",
+        "dynamic_batching.preferred_batch_size",
+        "dynamic_batching.max_queue_delay_microseconds",
+        "dynamic_batching.default_queue_policy.default_timeout_microseconds",
+        "dynamic_batching.default_queue_policy.allow_timeout_override",
+        "dynamic_batching.default_queue_policy.max_queue_size",
+        "optimization.input_pinned_memory",
+        "optimization.output_pinned_memory",
+    )
+)
+
+
+def read_config(model_directory: Path) -> ModelConfig:
+    """Read `config.pbtxt` as it stands; a model without one gets an empty configuration of its name.
+
+    Raises:
+        InvalidInput: not the text format, an unknown field, or a name that is not the directory's.
+    """
+    path = model_directory / CONFIG_FILE
+    if not path.exists():
+        return ModelConfig(name=model_directory.name)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InvalidInput(f"{path} cannot be read as text: {problem}.") from problem
+    return config_from_text(text, model_directory.name, str(path))
+
+
+def config_from_text(text: str, name: str, origin: str = CONFIG_FILE) -> ModelConfig:
+    """Parse the text format; raises `InvalidInput` naming line and column of the first mistake."""
+    try:
+        config = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as problem:
+        raise InvalidInput(f"{origin} is not a model configuration: {problem}.") from problem
+    return _with_name(config, name, origin)
+
+
+def config_from_json(text: str, name: str) -> ModelConfig:
+    """Parse the JSON form that a load request may carry; raises `InvalidInput`."""
+    try:
+        config = json_format.Parse(text, ModelConfig())
+    except json_format.ParseError as problem:
+        raise InvalidInput(f"the config parameter is not a model configuration: {problem}.") from problem
+    return _with_name(config, name, "the config parameter")
+
+
+def config_from_specs(
+    name: str,
+    platform: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch_size: int,
+    parameters: Mapping[str, str],
+) -> ModelConfig:
+    """Make a configuration for a graph; with `max_batch_size` > 0 the leading dimension of each spec is the batch."""
+    config = ModelConfig(name=name, platform=platform, max_batch_size=max_batch_size)
+    for spec, tensor in [(spec, config.input.add()) for spec in inputs] + [
+        (spec, config.output.add()) for spec in outputs
+    ]:
+        _describe(tensor, spec, has_batch=max_batch_size > 0)
+    if max_batch_size > 1:
+        config.dynamic_batching.SetInParent()
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def text_from_config(config: ModelConfig) -> str:
+    """Write the text format, as `config.pbtxt` holds it."""
+    return text_format.MessageToString(config)
+
+
+def dict_from_config(config: ModelConfig) -> dict[str, Any]:
+    """Turn a configuration into the JSON object that `GET …/config` answers, defaults included."""
+    fields: dict[str, Any] = json_format.MessageToDict(
+        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return fields
+
+
+def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
+    """List the fields in which two configurations differ, as `field: published, built`."""
+    names = [field.name for field in ModelConfig.DESCRIPTOR.fields]
+    return [
+        f"{name}: {_field_text(published, name)} is published, {_field_text(built, name)} was built"
+        for name in names
+        if _field_text(published, name) != _field_text(built, name)
+    ]
+
+
+def refuse_unhonoured(config: ModelConfig) -> None:
+    """Raise `NotSupported` naming every field that is set and would not be honoured."""
+    unknown = sorted({path for path in _set_fields(config, "") if path not in _HONOURED})
+    if unknown:
+        raise NotSupported(
+            f"model '{config.name}': this server does not honour {', '.join(unknown)} in config.pbtxt yet. "
+            "Remove them, or serve the model elsewhere."
+        )
+
+
+def versions_to_serve(config: ModelConfig, available: Sequence[int]) -> list[int]:
+    """Apply the version policy; the answer is ascending. Raises `InvalidInput` for a listed version that is missing."""
+    policy = config.version_policy
+    ordered = sorted(available)
+    match policy.WhichOneof("policy_choice"):
+        case "all":
+            return ordered
+        case "specific":
+            missing = sorted(set(policy.specific.versions) - set(ordered))
+            if missing:
+                raise InvalidInput(
+                    f"model '{config.name}': version_policy names version {missing[0]}; there are {ordered}."
+                )
+            return sorted(set(policy.specific.versions))
+        case _:
+            return ordered[-(policy.latest.num_versions or 1) :]
+
+
+def input_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Inputs with full shapes: the batch dimension leads where the model batches."""
+    return tuple(_spec(config, tensor) for tensor in config.input)
+
+
+def output_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    """Outputs with full shapes: the batch dimension leads where the model batches."""
+    return tuple(_spec(config, tensor) for tensor in config.output)
+
+
+def engine_shape(config: ModelConfig, tensor: ModelInput | ModelOutput) -> tuple[int, ...]:
+    """What the engine calls a tensor's shape: `reshape` where it is given, else `dims`, behind the batch dimension."""
+    batch = (-1,) if config.max_batch_size > 0 else ()
+    return (*batch, *(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims))
+
+
+def _describe(tensor: ModelInput | ModelOutput, spec: TensorSpec, has_batch: bool) -> None:
+    """Fill in one tensor. The format wants at least one dimension, so a scalar per row is `[1]`, reshaped to `[]`."""
+    shape = spec.shape[1:] if has_batch else spec.shape
+    tensor.name = spec.name
+    tensor.data_type = DataType.Value(spec.dtype.config_name)  # type: ignore[assignment]
+    tensor.dims.extend(shape or (1,))
+    if not shape:
+        tensor.reshape.SetInParent()
+
+
+def _spec(config: ModelConfig, tensor: ModelInput | ModelOutput) -> TensorSpec:
+    batch = (-1,) if config.max_batch_size > 0 else ()
+    dtype = dtype_from_config_name(DataType.Name(tensor.data_type))
+    return TensorSpec(tensor.name, dtype, (*batch, *tensor.dims))
+
+
+def _with_name(config: ModelConfig, name: str, origin: str) -> ModelConfig:
+    if config.name and config.name != name:
+        raise InvalidInput(f"{origin} names the model '{config.name}', its directory is '{name}'; they must agree.")
+    config.name = name
+    return config
+
+
+def _field_text(config: ModelConfig, name: str) -> str:
+    only = ModelConfig()
+    value = getattr(config, name)
+    if isinstance(value, Message):
+        if not config.HasField(name):
+            return "nothing"
+        getattr(only, name).SetInParent()
+        getattr(only, name).MergeFrom(value)
+    elif hasattr(value, "MergeFrom"):
+        getattr(only, name).MergeFrom(value)
+    else:
+        setattr(only, name, value)
+    return text_format.MessageToString(only, as_one_line=True) or "nothing"
+
+
+def _set_fields(message: Message, prefix: str) -> Iterator[str]:
+    """Dotted paths of all set fields; what has fields of its own is entered, unless it is honoured as a whole."""
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
+        if field.message_type is None or is_map or path in _HONOURED:
+            yield path
+            continue
+        for item in value if field.is_repeated else [value]:
+            if item.ListFields():
+                yield from _set_fields(item, f"{path}.")
+            elif path != "dynamic_batching":
+                yield path
