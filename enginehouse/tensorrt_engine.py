@@ -13,7 +13,7 @@ class TensorRTEngine:
         NotSupported: TensorRT is there, but this version cannot run plans.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1) -> None:  # noqa: ARG002 - every door has the same signature
         try:
             import tensorrt  # noqa: F401
         except ImportError as problem:

@@ -1,0 +1,86 @@
+"""Brings waiting requests and idle instances together, and settles what ran."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from enginehouse.errors import Error
+from service.batch import BatchPolicy, Run, schedule
+from service.clock import Clock, Timer
+from service.instance import Batch, Instance
+from service.queue import Pending, RequestQueue
+
+
+class Batcher:
+    """Work-conserving: with an idle instance nobody waits, unless the policy asks for company.
+
+    Everything here runs on the thread that owns the queue. Requests that arrive in one iteration of its loop are
+    looked at together, once.
+
+    Args:
+        settle_batch: answers the requests of a finished batch.
+    """
+
+    def __init__(
+        self, queue: RequestQueue, policy: BatchPolicy, clock: Clock, settle_batch: Callable[[Batch], None]
+    ) -> None:
+        self._queue = queue
+        self._policy = policy
+        self._clock = clock
+        self._settle_batch = settle_batch
+        self._idle: deque[Instance] = deque()
+        self._running = 0
+        self._is_flush_due = False
+        self._timer: Timer | None = None
+        self._on_quiet: Callable[[], None] | None = None
+
+    def add_instances(self, instances: Sequence[Instance]) -> None:
+        self._idle.extend(instances)
+
+    def admit(self, pending: Pending, timeout_seconds: float) -> None:
+        """Queue a request; raises `Overloaded` when the line is full."""
+        self._queue.admit(pending, timeout_seconds)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._clock.call_soon(self._flush)
+
+    def when_quiet(self, callback: Callable[[], None]) -> None:
+        """Call back once, as soon as nobody waits and nothing runs."""
+        self._on_quiet = callback
+        self._tell_if_quiet()
+
+    def on_done(self, instance: Instance, batch: Batch) -> None:
+        """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
+        self._running -= 1
+        self._idle.append(instance)
+        self._start_batches()
+        self._settle_batch(batch)
+        self._tell_if_quiet()
+
+    def on_leave(self, _pending: Pending, _reason: Error) -> None:
+        """A request left the line without running."""
+        self._clock.call_soon(self._tell_if_quiet)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self._start_batches()
+
+    def _start_batches(self) -> None:
+        waiting = self._queue.waiting
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while waiting and self._idle:
+            now = self._clock.now()
+            choice = schedule(waiting, self._policy, now)
+            if not isinstance(choice, Run):
+                self._timer = self._clock.call_later(choice.seconds, self._flush)
+                return
+            pendings = self._queue.take(choice.count)
+            self._running += 1
+            batch = Batch(pendings, sum(pending.rows for pending in pendings), now)
+            self._idle.popleft().start(batch)
+
+    def _tell_if_quiet(self) -> None:
+        if self._on_quiet is not None and not self._running and not self._queue.waiting:
+            callback, self._on_quiet = self._on_quiet, None
+            callback()

@@ -1,0 +1,96 @@
+"""The server's table: from a model's name and version to what serves it. Only the thread of the queues touches it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from enginehouse.errors import InvalidInput, NotFound, NotReady
+from service.served_model import ServedModel
+
+READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
+
+
+@dataclass(slots=True, frozen=True)
+class VersionState:
+    """Where a version stands in its life, and why, where that needs saying."""
+
+    state: str
+    reason: str = ""
+
+
+class Registry:
+    """Models that answer, and the state of every version that was ever asked for."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._states: dict[str, dict[int, VersionState]] = {}
+        self._newest: dict[str, ServedModel] = {}
+
+    def resolve(self, name: str, version: str) -> ServedModel:
+        """Find what answers for a version; empty means the newest.
+
+        Raises:
+            NotFound: no such model or version was ever asked for.
+            NotReady: it was, and does not answer now.
+            InvalidInput: the version is not a whole number.
+        """
+        if not version:
+            model = self._newest.get(name)
+            if model is None:
+                raise self._why_not(name, None)
+            return model
+        if not version.isdecimal():
+            raise InvalidInput(
+                f"failed to get model version from specified version string '{version}'; expected a whole number."
+            )
+        model = self._models.get(name, {}).get(int(version))
+        if model is None:
+            raise self._why_not(name, int(version))
+        return model
+
+    def versions(self, name: str) -> list[int]:
+        """Versions of a model that answer, oldest first."""
+        return sorted(self._models.get(name, {}))
+
+    def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
+        """Let these answer from now on, in one step; tell which answered before and do no more."""
+        old = self._models.get(name, {})
+        new = {int(model.version): model for model in models}
+        self._models[name] = new
+        if new:
+            self._newest[name] = new[max(new)]
+        else:
+            self._newest.pop(name, None)
+        kept = {id(model) for model in new.values()}
+        return [model for model in old.values() if id(model) not in kept]
+
+    def set_state(self, name: str, version: int, state: str, reason: str = "") -> None:
+        self._states.setdefault(name, {})[version] = VersionState(state, reason)
+
+    def forget(self, name: str, version: int) -> None:
+        self._states.get(name, {}).pop(version, None)
+
+    def states(self, name: str) -> dict[int, VersionState]:
+        """The state of each version of a model that was ever asked for."""
+        return dict(sorted(self._states.get(name, {}).items()))
+
+    def names(self) -> list[str]:
+        """Models that were ever asked for."""
+        return sorted(set(self._states) | set(self._models))
+
+    def served(self) -> Iterator[ServedModel]:
+        """Everything that answers, by name and version."""
+        for name in sorted(self._models):
+            for _, model in sorted(self._models[name].items()):
+                yield model
+
+    def _why_not(self, name: str, version: int | None) -> NotFound | NotReady:
+        states = self._states.get(name)
+        if states is None:
+            return NotFound(f"Request for unknown model: '{name}' is not found")
+        if version is None:
+            reasons = "; ".join(f"version {number}: {state.reason}" for number, state in states.items() if state.reason)
+            because = f" ({reasons})" if reasons else ""
+            return NotReady(f"Request for unknown model: '{name}' has no version at ready state{because}")
+        if version not in states:
+            return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
+        return NotReady(f"Request for unknown model: '{name}' version {version} is not at ready state")

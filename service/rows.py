@@ -1,0 +1,109 @@
+"""Join the rows of several requests into one batch, and slice the outputs back: once in, once out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from enginehouse.dtype import Array, array_from_bytes, bytes_from_array
+from enginehouse.errors import EngineFailed
+from enginehouse.tensor import Tensors, TensorSpec
+from service.request import InferRequest, WireTensor
+
+
+@dataclass(slots=True, frozen=True)
+class Layout:
+    """How a model's tensors look to clients, and to its engine where that differs (`reshape`).
+
+    Attributes:
+        inputs: specs as clients see them, with a leading -1 where the model batches.
+        outputs: the same for outputs.
+        engine_shapes: full engine shapes of the inputs that are reshaped on their way in.
+        has_batch_axis: whether the leading dimension counts rows.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    engine_shapes: Mapping[str, tuple[int, ...]]
+    has_batch_axis: bool
+
+
+def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
+    """Make one feed per input; the requests agree in every dimension but the first.
+
+    A single request is viewed in place; several are copied once.
+    """
+    feeds: dict[str, Array] = {}
+    for position, tensor in enumerate(requests[0].inputs):
+        if len(requests) == 1:
+            data, shape = tensor.data, tensor.shape
+        else:
+            parts = [request.inputs[position] for request in requests]
+            data = b"".join(part.data for part in parts)
+            shape = (sum(part.shape[0] for part in parts), *tensor.shape[1:])
+        array = array_from_bytes(data, tensor.dtype, shape)
+        if tensor.name in layout.engine_shapes:
+            array = array.reshape(_engine_shape(layout, tensor.name, shape))
+        feeds[tensor.name] = array
+    return feeds
+
+
+def split(
+    outputs: Tensors, requests: Sequence[InferRequest], rows: Sequence[int], layout: Layout
+) -> list[tuple[WireTensor, ...]]:
+    """Cut each output along its first dimension into the answers, in the order of the requests.
+
+    Raises:
+        EngineFailed: an output is missing, or does not have one row per input row.
+    """
+    wanted = [request.outputs or tuple(spec.name for spec in layout.outputs) for request in requests]
+    needed = set().union(*wanted)
+    pieces = {
+        spec.name: _slices(_checked(outputs, spec, sum(rows), layout), spec, rows, layout)
+        for spec in layout.outputs
+        if spec.name in needed
+    }
+    return [tuple(pieces[name][position] for name in names) for position, names in enumerate(wanted)]
+
+
+def _engine_shape(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The engine's shape, with the rows of this batch in front where the model batches."""
+    engine_shape = layout.engine_shapes[name]
+    return (shape[0], *engine_shape[1:]) if layout.has_batch_axis else engine_shape
+
+
+def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> Array:
+    array = outputs.get(spec.name)
+    if array is None:
+        raise EngineFailed(f"the engine gave no output '{spec.name}'; it gave {list(outputs)}.")
+    if layout.has_batch_axis and (array.ndim == 0 or array.shape[0] != rows):
+        raise EngineFailed(
+            f"output '{spec.name}' has shape {list(array.shape)} for {rows} rows; its first dimension must be {rows}."
+        )
+    shape = (rows, *spec.shape[1:]) if layout.has_batch_axis else spec.shape
+    if array.ndim == len(shape):
+        return np.ascontiguousarray(array)
+    try:
+        return np.ascontiguousarray(array).reshape(shape)
+    except ValueError:
+        raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(shape)} expected.") from None
+
+
+def _slices(array: Array, spec: TensorSpec, rows: Sequence[int], layout: Layout) -> list[WireTensor]:
+    if len(rows) == 1 or not layout.has_batch_axis:
+        return [WireTensor(spec.name, spec.dtype, array.shape, bytes_from_array(array, spec.dtype))]
+    tail = array.shape[1:]
+    whole = memoryview(array.tobytes()) if spec.dtype.size_bytes else None
+    row_bytes = array.nbytes // array.shape[0]
+    answers: list[WireTensor] = []
+    start = 0
+    for count in rows:
+        end = start + count
+        data: bytes | memoryview
+        if whole is None:
+            data = bytes_from_array(array[start:end], spec.dtype)
+        else:
+            data = whole[start * row_bytes : end * row_bytes]
+        answers.append(WireTensor(spec.name, spec.dtype, (count, *tail), data))
+        start = end
+    return answers

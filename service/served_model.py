@@ -1,0 +1,172 @@
+"""One model version that answers requests: its queue, its batcher, its instances and its statistics."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from enginehouse.engine import Engine
+from enginehouse.errors import Error, InvalidInput, NotReady
+from enginehouse.model_config import engine_shape, input_specs, output_specs
+from enginehouse.proto.model_config_pb2 import ModelConfig
+from service.admission import Admission
+from service.batch import BatchPolicy
+from service.batcher import Batcher
+from service.clock import Clock
+from service.instance import Batch, Instance
+from service.queue import Pending, RequestQueue
+from service.request import InferRequest, InferResponse, Settle, Timings
+from service.rows import Layout
+from service.statistics import ModelStatistics
+from service.status import status_of
+
+# Requests that may wait where the configuration says nothing: at a thousand a second, a second's worth.
+DEFAULT_MAX_QUEUE_SIZE = 1024
+
+
+@dataclass(slots=True, frozen=True)
+class LoadedVersion:
+    """What a loader hands over: a complete configuration and one engine for each instance.
+
+    Attributes:
+        degraded: why this is not what was published; empty if all is well.
+    """
+
+    config: ModelConfig
+    version: int
+    engines: Sequence[Engine]
+    load_seconds: float
+    degraded: str = ""
+
+
+class ServedModel:
+    """Admits, queues, batches and settles. Everything here runs on the thread that owns the queue."""
+
+    def __init__(self, loaded: LoadedVersion, clock: Clock) -> None:
+        self.config = loaded.config
+        self.name = loaded.config.name
+        self.version = str(loaded.version)
+        self.degraded = loaded.degraded
+        self.load_seconds = loaded.load_seconds
+        self.statistics = ModelStatistics()
+        self.layout = layout_from_config(loaded.config)
+        self._clock = clock
+        self._is_draining = False
+        self._admission = Admission(self.name, self.layout, loaded.config.max_batch_size)
+        self._timeout_seconds, self._may_override, max_size = _queue_policy(loaded.config)
+        self._queue = RequestQueue(clock, max_size, self._on_leave)
+        self._batcher = Batcher(self._queue, policy_from_config(loaded.config), clock, self._settle_batch)
+        self._instances = [
+            Instance(f"{self.name}-{self.version}-{position}", engine, self.layout, clock, self._batcher.on_done)
+            for position, engine in enumerate(loaded.engines)
+        ]
+        self._batcher.add_instances(self._instances)
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait, not counting those that run."""
+        return len(self._queue.waiting)
+
+    def infer(self, request: InferRequest, settle: Settle) -> Pending | None:
+        """Admit a request; `settle` is called exactly once, perhaps before this returns.
+
+        Returns:
+            The admitted request, for `cancel`; None if it was refused.
+        """
+        try:
+            if self._is_draining:
+                raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+            rows, shape_key = self._admission.check(request)
+            pending = Pending(request, settle, rows, shape_key)
+            self._batcher.admit(pending, self._timeout_of(request))
+        except Error as refusal:
+            self._count_failure(request, refusal)
+            settle(refusal)
+            return None
+        return pending
+
+    def cancel(self, pending: Pending) -> bool:
+        """Take out a request whose caller left; False if it is already running or settled."""
+        return self._queue.cancel(pending)
+
+    def drain(self, on_drained: Callable[[], None]) -> None:
+        """Refuse what is new, finish what is here, then call back. The instances are still to be closed."""
+        self._is_draining = True
+        self._batcher.when_quiet(on_drained)
+
+    def abandon(self) -> None:
+        """Tell everybody in line that nothing more will run; what runs is finished."""
+        self._queue.clear(NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer."))
+
+    def close(self) -> None:
+        """Stop the threads and close the engines. Blocks until what runs has ended; call it from another thread."""
+        for instance in self._instances:
+            instance.close()
+
+    def _timeout_of(self, request: InferRequest) -> float:
+        """A request may only lower the model's timeout, and only where the model lets it."""
+        wanted = request.parameters.get("timeout", 0)
+        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
+            raise InvalidInput(f"parameter 'timeout' is {wanted!r}; expected microseconds, a whole number from 0.")
+        if not wanted or not self._may_override:
+            return self._timeout_seconds
+        return min(wanted / 1e6, self._timeout_seconds or float("inf"))
+
+    def _settle_batch(self, batch: Batch) -> None:
+        if isinstance(batch.answers, Error):
+            for pending in batch.pendings:
+                self._count_failure(pending.request, batch.answers)
+                pending.settle(batch.answers)
+            return
+        assert batch.answers is not None
+        self.statistics.count_batch(batch.rows, batch.join_seconds, batch.infer_seconds, batch.split_seconds)
+        now = self._clock.now()
+        now_ms = int(time.time() * 1000)
+        for pending, outputs in zip(batch.pendings, batch.answers, strict=True):
+            request = pending.request
+            timings = Timings(
+                decode=request.decoded_at - request.received_at,
+                queue=batch.started_at - pending.queued_at,
+                compute_input=batch.join_seconds,
+                compute_infer=batch.infer_seconds,
+                compute_output=batch.split_seconds,
+                batch_rows=batch.rows,
+            )
+            self.statistics.count_success(pending.rows, timings, now - _start_of(request, pending), now_ms)
+            pending.settle(InferResponse(self.name, self.version, request.id, outputs, timings))
+
+    def _on_leave(self, pending: Pending, reason: Error) -> None:
+        self._count_failure(pending.request, reason)
+        self._batcher.on_leave(pending, reason)
+
+    def _count_failure(self, request: InferRequest, reason: Error) -> None:
+        seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
+        self.statistics.count_failure(status_of(reason).failure_reason, seconds)
+
+
+def layout_from_config(config: ModelConfig) -> Layout:
+    """Tensors as clients see them, and the engine's shapes where `reshape` makes them differ."""
+    reshaped = {tensor.name: engine_shape(config, tensor) for tensor in config.input if tensor.HasField("reshape")}
+    return Layout(input_specs(config), output_specs(config), reshaped, has_batch_axis=config.max_batch_size > 0)
+
+
+def policy_from_config(config: ModelConfig) -> BatchPolicy:
+    """The batch policy that a complete configuration asks for."""
+    batching = config.dynamic_batching
+    return BatchPolicy(
+        max_batch_rows=config.max_batch_size,
+        preferred_rows=tuple(sorted(batching.preferred_batch_size)),
+        max_queue_delay_seconds=batching.max_queue_delay_microseconds / 1e6,
+        is_dynamic=config.HasField("dynamic_batching"),
+    )
+
+
+def _queue_policy(config: ModelConfig) -> tuple[float, bool, int]:
+    """Default timeout in seconds (0 for none), whether a request may lower it, and the longest line (0 for any)."""
+    if not config.dynamic_batching.HasField("default_queue_policy"):
+        return 0.0, True, DEFAULT_MAX_QUEUE_SIZE
+    policy = config.dynamic_batching.default_queue_policy
+    return policy.default_timeout_microseconds / 1e6, policy.allow_timeout_override, policy.max_queue_size
+
+
+def _start_of(request: InferRequest, pending: Pending) -> float:
+    return request.received_at or pending.queued_at

@@ -1,0 +1,105 @@
+"""Counters and histograms of one model version, written where a request ends, read by metrics and the protocol."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from service.request import Timings
+
+FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+
+# Seconds: from what an inline model takes to what a person waits for.
+DURATION_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclass(slots=True)
+class Duration:
+    """How often something happened, and how long it took in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.seconds += seconds
+
+    @property
+    def nanoseconds(self) -> int:
+        return int(self.seconds * 1e9)
+
+
+class Histogram:
+    """Counts per bucket, each up to and including its bound; the last bucket takes the rest."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class BatchStatistics:
+    """Executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+class ModelStatistics:
+    """All that is counted for one model version. Only the thread that owns the queue writes."""
+
+    def __init__(self) -> None:
+        self.last_inference_ms = 0
+        self.inference_count = 0
+        self.execution_count = 0
+        self.success = Duration()
+        self.fail = Duration()
+        self.queue = Duration()
+        self.compute_input = Duration()
+        self.compute_infer = Duration()
+        self.compute_output = Duration()
+        self.failures = dict.fromkeys(FAILURE_REASONS, 0)
+        self.batches: dict[int, BatchStatistics] = {}
+        self.request_histogram = Histogram(DURATION_BUCKETS)
+        self.queue_histogram = Histogram(DURATION_BUCKETS)
+        self.compute_histogram = Histogram(DURATION_BUCKETS)
+        self.rows_histogram = Histogram(ROW_BUCKETS)
+
+    def count_batch(self, rows: int, join_seconds: float, infer_seconds: float, split_seconds: float) -> None:
+        """An execution that succeeded."""
+        self.execution_count += 1
+        self.rows_histogram.observe(rows)
+        self.compute_histogram.observe(join_seconds + infer_seconds + split_seconds)
+        batch = self.batches.get(rows)
+        if batch is None:
+            batch = self.batches[rows] = BatchStatistics()
+        batch.compute_input.add(join_seconds)
+        batch.compute_infer.add(infer_seconds)
+        batch.compute_output.add(split_seconds)
+
+    def count_success(self, rows: int, timings: Timings, total_seconds: float, now_ms: int) -> None:
+        """A request that was answered with outputs."""
+        self.last_inference_ms = now_ms
+        self.inference_count += rows
+        self.success.add(total_seconds)
+        self.queue.add(timings.queue)
+        self.compute_input.add(timings.compute_input)
+        self.compute_infer.add(timings.compute_infer)
+        self.compute_output.add(timings.compute_output)
+        self.request_histogram.observe(total_seconds)
+        self.queue_histogram.observe(timings.queue)
+
+    def count_failure(self, reason: str, seconds: float) -> None:
+        """A request that was answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""
+        self.failures[reason] += 1
+        self.fail.add(seconds)
