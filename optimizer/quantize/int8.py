@@ -1,0 +1,111 @@
+"""Static INT8 for ONNX Runtime on x86: quantize and dequantize pairs around the operators that multiply matrices.
+
+Activations are U8 with a zero point, weights S8 per channel and symmetric: the one arrangement that ONNX Runtime's x86
+kernels are fast on. Operators that only pass values on are taken along, so that a chain stays in eight bits; everything
+else, the additions of a residual network included, computes in the precision it had.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import NodeProto, TensorProto, shape_inference
+
+from optimizer.graph import INLINE_LIMIT_BYTES, Graph
+from optimizer.quantize.calibration import CalibrationTable
+
+_COMPUTING = frozenset(("Conv", "Gemm", "MatMul"))
+_PASSING_ON = frozenset(
+    ("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+)
+# From this opset on, weights can have one scale per channel.
+_LOWEST_OPSET = 13
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationPlan:
+    """Which nodes are to be quantized, and the tensors whose ranges that takes."""
+
+    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Quantization does not apply, and why."""
+
+    reason: str
+
+
+def plan_int8(graph: Graph) -> QuantizationPlan | Declined:
+    """Choose the nodes: what multiplies by FP32 weights, and what passes its values on."""
+    if graph.opset < _LOWEST_OPSET:
+        return Declined(f"opset {graph.opset} has no per-channel quantization; {_LOWEST_OPSET} or later is needed")
+    if graph.size_bytes > INLINE_LIMIT_BYTES:
+        return Declined("the model is larger than 2 GB, which the quantizer cannot read")
+    named = named_graph(graph)
+    floats = _float_tensors(named)
+    weights = {tensor.name for tensor in named.model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    computing = [node for node in named.model.graph.node if _is_computing(node, weights, floats)]
+    if not computing:
+        return Declined("no Conv, Gemm or MatMul with FP32 weights to quantize")
+    passing = [node for node in named.model.graph.node if node.op_type in _PASSING_ON and node.input[0] in floats]
+    chosen = [*computing, *passing]
+    touched = [name for node in chosen for name in (*node.input, *node.output)]
+    tensors = dict.fromkeys(name for name in touched if name in floats and name not in weights)
+    operators = sorted({node.op_type for node in chosen})
+    return QuantizationPlan(tuple(node.name for node in chosen), tuple(operators), tuple(tensors))
+
+
+def quantize_int8(graph: Graph, plan: QuantizationPlan, table: CalibrationTable) -> Graph | Declined:
+    """Insert the pairs with the observed ranges; the given graph stays as it is."""
+    strange = [name for name, pair in table.ranges.items() if not np.isfinite(pair).all()]
+    if strange:
+        return Declined(f"tensor '{strange[0]}' was not finite on the calibration rows")
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    ranges = {
+        name: TensorData(lowest=np.float32(lowest), highest=np.float32(highest))
+        for name, (lowest, highest) in table.ranges.items()
+    }
+    model = shape_inference.infer_shapes(named_graph(graph).model)
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=list(plan.nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(plan.operators),
+        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+    )
+    quantizer.quantize_model()
+    return Graph(quantizer.model.model)
+
+
+def named_graph(graph: Graph) -> Graph:
+    """The same graph with a name on every node: the quantizer picks nodes by name."""
+    model = graph.copy()
+    taken = {node.name for node in model.graph.node}
+    for position, node in enumerate(model.graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{position}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            node.name = name
+    return Graph(model)
+
+
+def _is_computing(node: NodeProto, weights: set[str], floats: set[str]) -> bool:
+    return node.op_type in _COMPUTING and node.input[0] in floats and node.input[1] in weights
+
+
+def _float_tensors(graph: Graph) -> set[str]:
+    inferred = shape_inference.infer_shapes(graph.model).graph
+    values = [*inferred.input, *inferred.output, *inferred.value_info]
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
