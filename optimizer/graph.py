@@ -14,10 +14,10 @@ from enginehouse.dtype import dtype_from_onnx
 from enginehouse.errors import InvalidInput
 from enginehouse.tensor import TensorSpec
 from optimizer.external_data import load_external_data, tensors_of
+from optimizer.nodes import DEFAULT_DOMAINS, operator_name
 
 # A protobuf message ends at 2 GiB; some room is left for what is not weights.
 INLINE_LIMIT_BYTES = 1_900_000_000
-_DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Graph:
     @property
     def opset(self) -> int:
         """Version of the default domain."""
-        return next((entry.version for entry in self.model.opset_import if entry.domain in _DEFAULT_DOMAINS), 1)
+        return next((entry.version for entry in self.model.opset_import if entry.domain in DEFAULT_DOMAINS), 1)
 
     @property
     def parameter_count(self) -> int:
@@ -119,11 +119,6 @@ def load_graph(path: Path) -> Graph:
         raise InvalidInput(f"{path} is damaged or not an ONNX model: it has no nodes and no outputs.")
     load_external_data(model, path.parent)
     return Graph(model)
-
-
-def operator_name(node: onnx.NodeProto) -> str:
-    """`Conv`, or `com.example.Conv` outside the default domain."""
-    return node.op_type if node.domain in _DEFAULT_DOMAINS else f"{node.domain}.{node.op_type}"
 
 
 def open_shape(dimensions: Sequence[onnx.TensorShapeProto.Dimension]) -> tuple[int, ...]:
