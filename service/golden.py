@@ -17,6 +17,8 @@ def check_golden(engine: Engine, version_directory: Path, golden: Golden, is_bui
 
     Args:
         engine: what will serve.
+        version_directory: where `golden.npz` lies.
+        golden: how near is near enough.
         is_built_engine: whether it is the engine whose own answers were recorded; a fallback is not.
 
     Raises:

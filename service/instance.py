@@ -1,7 +1,7 @@
 """One engine copy with its thread: joins a batch, runs it, slices the outputs. It neither decides nor settles."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread

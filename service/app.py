@@ -1,0 +1,119 @@
+"""The composition root of the service: builds the parts, hands them to each other, starts and stops them in order."""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from enginehouse.errors import NotFound
+from enginehouse.onnxruntime_engine import check_one_distribution
+from enginehouse.repository import Repository
+from service.clock import LoopClock
+from service.grpc.listener import GrpcListener
+from service.http.application import create_application, create_metrics_application
+from service.http.listener import HttpListener
+from service.lifecycle import Lifecycle, load_all
+from service.loader import VersionLoader
+from service.metrics import ServerMetrics
+from service.registry import Registry
+from service.server import InferenceServer, identity
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """All parts of one running service. Make it on the loop that will own the queues.
+
+    Raises:
+        NotFound: there is no model repository at that path.
+        NotReady: a port is taken.
+        NotSupported: the installation of ONNX Runtime is broken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        check_one_distribution()
+        repository = Repository(settings.model_repository)
+        self._names = _asked_for(settings, repository)
+        clock = LoopClock(asyncio.get_running_loop())
+        registry = Registry()
+        metrics = ServerMetrics(registry)
+        loader = VersionLoader(repository, metrics.count_golden_failure)
+        self._settings = settings
+        self._lifecycle = Lifecycle(registry, loader, clock, settings.exit_timeout_secs)
+        self.server = InferenceServer(
+            registry,
+            self._lifecycle,
+            clock,
+            identity(settings.id),
+            is_strict=settings.strict_readiness,
+            may_load=settings.model_control_mode == "explicit",
+        )
+        app = create_application(self.server, metrics.render, settings.http_max_input_size)
+        metrics_app = create_metrics_application(metrics.render)
+        grace = settings.exit_timeout_secs
+        self.http = HttpListener(app, settings.http_address, settings.http_port, grace)
+        self.metrics = HttpListener(metrics_app, settings.metrics_address, settings.metrics_port, grace)
+        self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, settings.grpc_max_message_size)
+
+    async def start(self) -> None:
+        """Answer health first, then load the models, then be ready."""
+        self.http.start()
+        self.metrics.start()
+        await self.grpc.start()
+        await load_all(self._lifecycle, self._names)
+        self.server.started()
+
+    async def stop(self) -> None:
+        """Not ready at once; serve through the drain delay; finish what is in flight; then unload."""
+        self.server.stopping()
+        await asyncio.sleep(self._settings.drain_delay_secs)
+        await asyncio.gather(self.http.stop(), self.grpc.stop(self._settings.exit_timeout_secs))
+        await self._lifecycle.unload_all()
+        await self.metrics.stop()
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a service until SIGTERM or SIGINT asks for its end."""
+    asked_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, asked_to_stop.set)
+    begun = time.monotonic()
+    service = Service(settings)
+    starting = asyncio.create_task(service.start())
+    stopping = asyncio.create_task(asked_to_stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        announce(_addresses(service, settings, time.monotonic() - begun))
+    await stopping
+    _log.info("stopping: finishing what is in flight")
+    starting.cancel()
+    await service.stop()
+
+
+def _asked_for(settings: Settings, repository: Repository) -> list[str]:
+    """Names of the models to load at the start."""
+    names = repository.model_names()
+    if settings.model_control_mode == "none" or settings.load_model == ("*",):
+        return names
+    missing = [name for name in settings.load_model if name not in names]
+    if missing:
+        raise NotFound(f"--load-model {missing[0]}: no such model in {repository.root}; there are {names}.")
+    return list(settings.load_model)
+
+
+def _addresses(service: Service, settings: Settings, seconds: float) -> str:
+    """What a person who started the server wants to see."""
+    lines = [
+        f"{settings.id} {'is ready' if service.server.is_ready() else 'is NOT ready'} after {seconds:.1f} s",
+        f"  HTTP     http://{settings.http_address}:{service.http.port}  (try /docs)",
+        f"  gRPC     {settings.grpc_address}:{service.grpc.port}",
+        f"  metrics  http://{settings.metrics_address}:{service.metrics.port}/metrics",
+    ]
+    for row in service.server.repository_index(only_ready=False).models:
+        reason = f"  {row.reason}" if row.reason else ""
+        lines.append(f"  model    {row.name} {row.version or '-'} {row.state or 'not loaded'}{reason}")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""What the server says about itself and its models, in the protocol's own messages; transports only render them."""
+
+from enginehouse.model_config import input_specs, output_specs
+from enginehouse.proto.grpc_service_pb2 import (
+    InferBatchStatistics,
+    ModelMetadataResponse,
+    ModelStatistics,
+    RepositoryIndexResponse,
+    StatisticDuration,
+)
+from enginehouse.tensor import TensorSpec
+from service.registry import READY, Registry
+from service.served_model import ServedModel
+from service.statistics import Duration
+
+
+def model_metadata(model: ServedModel, versions: list[int]) -> ModelMetadataResponse:
+    """Name, versions that answer, platform, and tensors with their full shapes."""
+    return ModelMetadataResponse(
+        name=model.name,
+        versions=[str(version) for version in versions],
+        platform=model.config.platform,
+        inputs=[_tensor(spec) for spec in input_specs(model.config)],
+        outputs=[_tensor(spec) for spec in output_specs(model.config)],
+    )
+
+
+def model_statistics(model: ServedModel) -> ModelStatistics:
+    """Counters since the version was loaded, with one entry per batch size that ran."""
+    counted = model.statistics
+    answer = ModelStatistics(
+        name=model.name,
+        version=model.version,
+        last_inference=counted.last_inference_ms,
+        inference_count=counted.inference_count,
+        execution_count=counted.execution_count,
+    )
+    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+        getattr(answer.inference_stats, name).CopyFrom(_duration(getattr(counted, name)))
+    for name in ("cache_hit", "cache_miss"):
+        getattr(answer.inference_stats, name).SetInParent()
+    for rows, batch in sorted(counted.batches.items()):
+        answer.batch_stats.append(
+            InferBatchStatistics(
+                batch_size=rows,
+                compute_input=_duration(batch.compute_input),
+                compute_infer=_duration(batch.compute_infer),
+                compute_output=_duration(batch.compute_output),
+            )
+        )
+    return answer
+
+
+def repository_index(registry: Registry, names: list[str], only_ready: bool) -> RepositoryIndexResponse:
+    """One row per version that was ever asked for; models that never were have one row without version and state."""
+    answer = RepositoryIndexResponse()
+    for name in sorted(set(names) | set(registry.names())):
+        states = registry.states(name)
+        for version, state in states.items():
+            if state.state == READY or not only_ready:
+                answer.models.add(name=name, version=str(version), state=state.state, reason=state.reason)
+        if not states and not only_ready:
+            answer.models.add(name=name)
+    return answer
+
+
+def _tensor(spec: TensorSpec) -> ModelMetadataResponse.TensorMetadata:
+    return ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.dtype.name, shape=spec.shape)
+
+
+def _duration(duration: Duration) -> StatisticDuration:
+    return StatisticDuration(count=duration.count, ns=duration.nanoseconds)

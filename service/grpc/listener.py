@@ -1,0 +1,67 @@
+"""A grpc.aio server with the inference service, the standard health service and reflection."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from enginehouse.errors import NotReady
+from enginehouse.proto.pool import POOL
+from service.grpc.servicer import SERVICE_NAME, InferenceServicer
+from service.server import InferenceServer
+
+
+class GrpcListener:
+    """Listens once it is started; raises `NotReady` if the port is taken."""
+
+    def __init__(self, server: InferenceServer, address: str, port: int, max_message_bytes: int) -> None:
+        options = [
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server: Any = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((InferenceServicer(server).handlers(),))
+        self._inference = server
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        _describe_health()
+        names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, self._server, pool=POOL)
+        try:
+            self.port: int = self._server.add_insecure_port(f"{address}:{port}")
+        except RuntimeError as problem:
+            raise NotReady(f"cannot listen for gRPC on {address}:{port}: {problem}.") from problem
+
+    async def start(self) -> None:
+        await self._server.start()
+        await self._set_ready(False)
+        self._inference.watch_readiness(self._ready_changed)
+
+    def _ready_changed(self, is_ready: bool) -> None:
+        task = asyncio.get_running_loop().create_task(self._set_ready(is_ready))
+        # The loop holds tasks weakly; one that is collected early would never tell.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _set_ready(self, is_ready: bool) -> None:
+        """Tell the standard health service, for the server as a whole and for the inference service."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = serving if is_ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, status)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Take no new call, let those in flight end within the grace."""
+        await self._server.stop(grace_seconds)
+
+
+def _describe_health() -> None:
+    """Reflection looks in our pool, where the health service must be found too."""
+    file = descriptor_pb2.FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(file)
+    POOL.Add(file)

@@ -1,0 +1,114 @@
+"""The inference service over grpc.aio: decode, call the server, encode."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from enginehouse.errors import Error
+from enginehouse.proto import grpc_service_pb2 as pb
+from service import proto_codec
+from service.request import InferResponse
+from service.server import InferenceServer
+from service.status import status_of
+
+SERVICE_NAME = "inference.GRPCInferenceService"
+
+Handler = Callable[[Any], Awaitable[Message]]
+
+
+class InferenceServicer:
+    """One method for each RPC; the messages come from our own descriptor pool."""
+
+    def __init__(self, server: InferenceServer) -> None:
+        self._server = server
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The RPCs that are there; any other answers UNIMPLEMENTED by itself."""
+        rpcs: dict[str, tuple[Handler, type[Message]]] = {
+            "ServerLive": (self._server_live, pb.ServerLiveRequest),
+            "ServerReady": (self._server_ready, pb.ServerReadyRequest),
+            "ModelReady": (self._model_ready, pb.ModelReadyRequest),
+            "ServerMetadata": (self._server_metadata, pb.ServerMetadataRequest),
+            "ModelMetadata": (self._model_metadata, pb.ModelMetadataRequest),
+            "ModelInfer": (self._model_infer, pb.ModelInferRequest),
+            "ModelConfig": (self._model_config, pb.ModelConfigRequest),
+            "ModelStatistics": (self._model_statistics, pb.ModelStatisticsRequest),
+            "RepositoryIndex": (self._repository_index, pb.RepositoryIndexRequest),
+            "RepositoryModelLoad": (self._repository_load, pb.RepositoryModelLoadRequest),
+            "RepositoryModelUnload": (self._repository_unload, pb.RepositoryModelUnloadRequest),
+        }
+        methods = {name: _method(handler, request) for name, (handler, request) in rpcs.items()}
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    async def _server_live(self, _request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, _request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._server.is_ready())
+
+    async def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=self._server.is_model_ready(request.name, request.version))
+
+    async def _server_metadata(self, _request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return self._server.server_metadata()
+
+    async def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        return self._server.model_metadata(request.name, request.version)
+
+    async def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=self._server.model_config(request.name, request.version))
+
+    async def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        return self._server.statistics(request.name, request.version)
+
+    async def _repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        return self._server.repository_index(request.ready)
+
+    async def _repository_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        # One client spells the model's name into the repository's field.
+        name = request.model_name or request.repository_name
+        config = request.parameters["config"].string_param if "config" in request.parameters else ""
+        await self._server.load(name, config)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _repository_unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        await self._server.unload(request.model_name or request.repository_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def _model_infer(self, message: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """Wait for the one answer; a call that is cancelled takes its request out of the queue."""
+        received_at = self._server.clock.now()
+        request = proto_codec.decode_request(message)
+        request.received_at = received_at
+        request.decoded_at = self._server.clock.now()
+        answer: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
+        pending = self._server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
+        try:
+            result = await answer
+        except asyncio.CancelledError:
+            if pending is not None:
+                self._server.cancel(pending)
+            raise
+        if isinstance(result, Error):
+            raise result
+        return proto_codec.encode_response(result)
+
+
+def _method(handler: Handler, request_type: type[Message]) -> grpc.RpcMethodHandler:
+    async def call(request: Any, context: grpc.aio.ServicerContext) -> Message:
+        try:
+            return await handler(request)
+        except Error as problem:
+            await context.abort(status_of(problem).grpc, str(problem))
+            raise AssertionError("abort always raises") from problem
+
+    return grpc.unary_unary_rpc_method_handler(
+        call, request_deserializer=request_type.FromString, response_serializer=_bytes_from_message
+    )
+
+
+def _bytes_from_message(message: Message) -> bytes:
+    return message.SerializeToString()

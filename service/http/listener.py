@@ -1,0 +1,56 @@
+"""A uvicorn server on the loop of the program, which leaves the signals to it."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from enginehouse.errors import NotReady
+
+
+class HttpListener:
+    """Listens from the moment it is made; raises `NotReady` if the port is taken."""
+
+    def __init__(self, app: FastAPI, address: str, port: int, grace_seconds: float) -> None:
+        try:
+            self._socket = socket.create_server((address, port), backlog=2048, family=_family(address))
+        except OSError as problem:
+            raise NotReady(f"cannot listen for HTTP on {address}:{port}: {problem.strerror or problem}.") from problem
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+        )
+        self._server = _Server(config)
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
+
+    async def stop(self) -> None:
+        """Take no new connection, let requests in flight end within the grace."""
+        self._server.should_exit = True
+        if self._serving is not None:
+            await self._serving
+
+
+class _Server(uvicorn.Server):
+    """Without uvicorn's own signal handlers: the program stops its parts in its own order."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

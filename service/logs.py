@@ -1,0 +1,11 @@
+"""How the server's log lines look."""
+
+import logging
+
+
+def configure_logging(level: str) -> None:
+    """One line an event, on standard error; called once, by the program."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    # One line per request says nothing that the metrics do not say better.
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -1,0 +1,167 @@
+"""The one object behind every transport: infer, describe, load, unload. It knows no transport."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from enginehouse.errors import Error, NotReady
+from enginehouse.proto.grpc_service_pb2 import (
+    ModelMetadataResponse,
+    ModelStatisticsResponse,
+    RepositoryIndexResponse,
+    ServerMetadataResponse,
+)
+from enginehouse.proto.model_config_pb2 import ModelConfig
+from service import describe
+from service.clock import Clock
+from service.lifecycle import Lifecycle
+from service.queue import Pending
+from service.registry import Registry
+from service.request import InferRequest, Settle
+
+# Only what is there: clients read this list to decide what they may ask for.
+EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
+
+
+@dataclass(slots=True, frozen=True)
+class Identity:
+    """What the server says when it is asked who it is."""
+
+    name: str
+    version: str
+
+
+def identity(name: str) -> Identity:
+    """The given name, with the version of the installed distribution."""
+    return Identity(name, metadata.version("enginehouse"))
+
+
+class InferenceServer:
+    """Everything a transport may call. All of it runs on the thread that owns the queues.
+
+    Args:
+        is_strict: whether the server is ready only if each model that was asked for is.
+        may_load: whether clients may load and unload models.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        lifecycle: Lifecycle,
+        clock: Clock,
+        server_identity: Identity,
+        is_strict: bool,
+        may_load: bool,
+    ) -> None:
+        self.clock = clock
+        self.registry = registry
+        self._lifecycle = lifecycle
+        self._identity = server_identity
+        self._is_strict = is_strict
+        self._may_load = may_load
+        self._is_started = False
+        self._is_stopping = False
+        self._readiness_watchers: list[Callable[[bool], None]] = []
+
+    def infer(self, request: InferRequest, settle: Settle) -> Pending | None:
+        """Answer a request.
+
+        `settle` is called exactly once with the response or the error, on this thread, perhaps before this returns.
+
+        Returns:
+            The admitted request, for `cancel`; None if it was refused.
+        """
+        try:
+            model = self.registry.resolve(request.model_name, request.model_version)
+        except Error as refusal:
+            settle(refusal)
+            return None
+        return model.infer(request, settle)
+
+    def cancel(self, pending: Pending) -> None:
+        """Take a request out of its queue because its caller left; one that is running finishes unheard."""
+        request = pending.request
+        for model in self.registry.served():
+            if model.name == request.model_name and model.cancel(pending):
+                return
+
+    def started(self) -> None:
+        """All models that were asked for at the start have been tried."""
+        self._is_started = True
+        self._tell_watchers()
+
+    def stopping(self) -> None:
+        """Not ready from now on; requests are still answered."""
+        self._is_stopping = True
+        self._tell_watchers()
+
+    def watch_readiness(self, callback: Callable[[bool], None]) -> None:
+        """Tell `callback` whether the server is ready, each time that may have changed."""
+        self._readiness_watchers.append(callback)
+
+    def is_ready(self) -> bool:
+        """Whether a client should send requests here."""
+        if self._is_stopping or not self._is_started:
+            return False
+        return not (self._is_strict and self._lifecycle.failed_models)
+
+    def is_model_ready(self, name: str, version: str) -> bool:
+        """Whether a version, or any of the model, answers; raises `NotFound` for what nobody asked for."""
+        try:
+            self.registry.resolve(name, version)
+        except NotReady:
+            return False
+        return True
+
+    def server_metadata(self) -> ServerMetadataResponse:
+        return ServerMetadataResponse(
+            name=self._identity.name, version=self._identity.version, extensions=list(EXTENSIONS)
+        )
+
+    def model_metadata(self, name: str, version: str) -> ModelMetadataResponse:
+        model = self.registry.resolve(name, version)
+        versions = [int(version)] if version else self.registry.versions(name)
+        return describe.model_metadata(model, versions)
+
+    def model_config(self, name: str, version: str) -> ModelConfig:
+        """The complete configuration, defaults filled in."""
+        return self.registry.resolve(name, version).config
+
+    def statistics(self, name: str, version: str) -> ModelStatisticsResponse:
+        """Statistics of one version, of all versions of a model, or of everything if `name` is empty."""
+        if name and version:
+            models = [self.registry.resolve(name, version)]
+        elif name:
+            self.registry.resolve(name, "")
+            models = [model for model in self.registry.served() if model.name == name]
+        else:
+            models = list(self.registry.served())
+        return ModelStatisticsResponse(model_stats=[describe.model_statistics(model) for model in models])
+
+    def repository_index(self, only_ready: bool) -> RepositoryIndexResponse:
+        return describe.repository_index(self.registry, self._lifecycle.repository_names(), only_ready)
+
+    async def load(self, name: str, config_json: str = "") -> None:
+        """Load or reload a model; raises `NotReady` where the control mode forbids it."""
+        self._check_may_load()
+        try:
+            await self._lifecycle.load(name, config_json)
+        finally:
+            self._tell_watchers()
+
+    async def unload(self, name: str) -> None:
+        """Unload a model; raises `NotReady` where the control mode forbids it."""
+        self._check_may_load()
+        await self._lifecycle.unload(name)
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        for callback in self._readiness_watchers:
+            callback(self.is_ready())
+
+    def _check_may_load(self) -> None:
+        if not self._may_load:
+            raise NotReady(
+                "explicit model load / unload is not allowed in model control mode none. "
+                "Start the server with --model-control-mode explicit."
+            )

@@ -1,0 +1,66 @@
+"""What the server can be told, by flag or by environment; read once, frozen, and unknown names are refused."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENVIRONMENT_PREFIX = "ENGINEHOUSE_"
+
+
+class Settings(BaseSettings):
+    """Serve a model repository over HTTP and gRPC.
+
+    Every flag can be given in the environment: `--http-port` is `ENGINEHOUSE_HTTP_PORT`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_prog_name="python -m service",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=False,
+    )
+
+    model_repository: Path = Field(description="directory of models in Triton's layout")
+    id: str = Field("enginehouse", description="name that /v2 answers; some clients expect 'triton'")
+    http_address: str = Field("127.0.0.1", description="address of HTTP; 0.0.0.0 in a container")
+    http_port: int = Field(8000, ge=0, le=65535, description="port of HTTP; 0 takes a free one")
+    grpc_address: str = Field("127.0.0.1", description="address of gRPC; 0.0.0.0 in a container")
+    grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
+    metrics_address: str = Field("127.0.0.1", description="address of the metrics; 0.0.0.0 in a container")
+    metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0 takes a free one")
+    model_control_mode: Literal["none", "explicit"] = Field(
+        "none", description="none loads everything at the start; explicit what --load-model and clients ask for"
+    )
+    load_model: tuple[str, ...] = Field(
+        (), description="model to load at the start in explicit mode; repeat it, or give * for all"
+    )
+    strict_readiness: bool = Field(True, description="ready only if every model that was asked for is")
+    exit_timeout_secs: float = Field(30.0, ge=0, description="seconds that requests in flight may take at the end")
+    drain_delay_secs: float = Field(
+        0.0, ge=0, description="seconds to keep serving, not ready, before the end; the time a load balancer needs"
+    )
+    http_max_input_size: int = Field(1 << 26, gt=0, description="bytes that an HTTP body may have")
+    grpc_max_message_size: int = Field(2**31 - 1, gt=0, le=2**31 - 1, description="bytes that a gRPC message may have")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a line")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_environment(cls, values: Any) -> Any:
+        known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in cls.model_fields}
+        unknown = [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known]
+        if unknown:
+            raise ValueError(f"unknown environment variables {', '.join(sorted(unknown))}; known: {sorted(known)}")
+        return values
+
+    @model_validator(mode="after")
+    def _load_model_needs_explicit(self) -> "Settings":
+        if self.load_model and self.model_control_mode != "explicit":
+            raise ValueError("--load-model needs --model-control-mode explicit; in mode none everything is loaded")
+        return self
