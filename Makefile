@@ -4,10 +4,12 @@ VENV := .venv
 TORCH_VENV := .venv-torch
 BIN := $(VENV)/bin
 REPOSITORY ?= model_repo
+MODELS := digits digits_mlp digits_lstm
 PIP_FLAGS := -q --disable-pip-version-check
+TORCH_PIP_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install test-install torch-install run build test test-torch check format lock proto bench clean
+.PHONY: help install test-install torch-install build run test test-torch check format bench lock clean proto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -19,6 +21,66 @@ $(VENV)/.installed: locks/run.txt pyproject.toml
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/run.txt
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
 	touch $@
+
+test-install: $(VENV)/.test-installed ## add what the tests need to .venv
+
+$(VENV)/.test-installed: $(VENV)/.installed locks/test.txt
+	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/test.txt
+	touch $@
+
+torch-install: $(TORCH_VENV)/.installed ## set up .venv-torch with PyTorch, for training and .pt2 programs
+
+# PyTorch is pinned by version, not by hash: which build is right (CPU or CUDA) depends on the machine.
+$(TORCH_VENV)/.installed: locks/torch.txt pyproject.toml
+	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
+	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/torch.txt
+	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) $(TORCH_PIP_FLAGS) torch==2.13.0
+	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	touch $@
+
+build: $(foreach name,$(MODELS),$(REPOSITORY)/$(name)/config.pbtxt) ## build the example engines that are not there yet
+
+$(REPOSITORY)/%/config.pbtxt: | $(VENV)/.installed
+	$(BIN)/python -m optimizer build examples/digits/$*.onnx --name $* --repository $(REPOSITORY) \
+		--data examples/digits/digits.npz --metric top1 --max-drop 1%
+
+run: build ## build the example, serve it, and print a request that works
+	@echo
+	@echo "Ask for a digit, once the server is ready (the largest logit is the answer):"
+	@echo "  curl -s http://127.0.0.1:8000/v2/models/digits/infer -d @examples/digits/request.json"
+	@echo
+	@$(BIN)/python -m service --model-repository $(REPOSITORY)
+
+test: test-install check ## every test that needs no PyTorch
+	$(BIN)/python -m pytest -m "not torch"
+
+test-torch: torch-install ## the tests that need PyTorch
+	$(TORCH_VENV)/bin/python -m pytest -m torch tests/optimizer/importers tests/examples
+
+check: test-install ## format, lint, types and floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: test-install ## mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: test-install ## the measurements that the README quotes
+	$(BIN)/python benchmarks/served_vs_raw.py
+
+LOCK = uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q
+
+lock: ## resolve the dependencies again (needs uv)
+	$(LOCK) --extra build --extra cpu --extra optimizer --extra test --extra dev --extra loadtest -o locks/test.txt
+	$(LOCK) --extra build --extra cpu --extra optimizer -c locks/test.txt -o locks/run.txt
+	$(LOCK) --extra build --extra cpu -c locks/test.txt -o locks/service.txt
+	$(LOCK) locks/torch.in --extra build --extra cpu --extra optimizer --extra examples -c locks/test.txt -o locks/torch.txt
+
+clean: ## remove environments, caches and built example models
+	rm -rf $(VENV) $(TORCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(foreach name,$(MODELS),$(REPOSITORY)/$(name))
 
 proto: ## compile the .proto files into inference.binpb and type stubs
 	cd enginehouse/proto && ../../$(BIN)/python -m grpc_tools.protoc -I. --include_imports \
