@@ -67,6 +67,35 @@ class GraphEditor:
         others = [node for node in self.consumers(value) if node is not reader]
         return f"'{value}' is also used by {label(others[0])}" if others else None
 
+    def why_not_private(self, pattern: Sequence[onnx.NodeProto]) -> str | None:
+        """Say who needs a value from inside a pattern, whose last node alone may be heard outside; None if nobody."""
+        members = {id(node) for node in pattern}
+        for value in (name for node in pattern[:-1] for name in node.output if name):
+            if self.is_output(value):
+                return f"'{value}' is an output of the graph"
+            if value in self._captured:
+                return f"'{value}' is used inside a subgraph"
+            for reader in self.consumers(value):
+                if id(reader) not in members:
+                    return f"'{value}' is also used by {label(reader)}"
+        return None
+
+    def reader(self, value: str, op_type: str) -> onnx.NodeProto | None:
+        """The first reader with this operator, if there is one; `why_not_private` tells of the others."""
+        return next((node for node in self.consumers(value) if operator_name(node) == op_type), None)
+
+    def made_by(self, value: str, *op_types: str) -> onnx.NodeProto | None:
+        """The node that makes the value, if it has one of these operators."""
+        node = self._producers.get(value)
+        return node if node is not None and operator_name(node) in op_types else None
+
+    def scalar(self, value: str, rank: int) -> float | None:
+        """The single number that a constant holds, where it cannot raise the rank of what it meets."""
+        constant = self.constant(value)
+        if constant is None or constant.size != 1 or constant.ndim > rank or constant.dtype == object:
+            return None
+        return float(constant.reshape(-1)[0])
+
     def is_captured(self, value: str) -> bool:
         return value in self._captured
 

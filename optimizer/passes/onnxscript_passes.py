@@ -1,0 +1,36 @@
+"""The doors to onnxscript: its optimizer, and its default rewrite rules.
+
+Optimizer: folds constants and static shapes, inlines functions, and joins common subexpressions.
+Rewriter: removes no-op reshapes, casts and transposes, joins slices, clips and rectifiers.
+"""
+
+from collections.abc import Callable
+
+import onnx
+
+from enginehouse.errors import MissingExtra
+from optimizer.graph import Graph
+from optimizer.passes.rewrite_pass import Rewritten
+
+
+def optimize_with_onnxscript(graph: Graph) -> Rewritten:
+    try:
+        from onnxscript import optimizer
+    except ImportError as problem:
+        raise MissingExtra("onnxscript", "optimizer", "the pass onnxscript_optimizer") from problem
+    return _apply(graph, optimizer.optimize)
+
+
+def rewrite_with_onnxscript(graph: Graph) -> Rewritten:
+    try:
+        from onnxscript import rewriter
+    except ImportError as problem:
+        raise MissingExtra("onnxscript", "optimizer", "the pass onnxscript_rewriter") from problem
+    return _apply(graph, rewriter.rewrite)
+
+
+def _apply(graph: Graph, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Rewritten:
+    """The library renames and reorders what it does not change, so the nodes decide whether anything changed."""
+    result = Graph(rewrite(graph.copy()))
+    changed = result.op_counts() != graph.op_counts() or result.parameter_count != graph.parameter_count
+    return Rewritten(result if changed else graph, changed)
