@@ -25,6 +25,7 @@ class OnnxRuntimeEngine:
         threads: threads inside one operator. They do not spin between runs: a server has other work for the core.
         provider: the one execution provider that must be used; CPU may take what it leaves over.
         provider_options: passed through to the provider.
+        optimize: let ONNX Runtime rewrite the graph as it loads; without, it computes the graph as it is written.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
@@ -38,8 +39,9 @@ class OnnxRuntimeEngine:
         threads: int = 1,
         provider: str = CPU_PROVIDER,
         provider_options: Mapping[str, str] | None = None,
+        optimize: bool = True,
     ) -> None:
-        self._session: Any = _open_session(path, threads, provider, dict(provider_options or {}))
+        self._session: Any = _open_session(path, threads, provider, dict(provider_options or {}), optimize)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -101,7 +103,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _open_session(path: Path, threads: int, provider: str, provider_options: dict[str, str]) -> Any:
+def _open_session(path: Path, threads: int, provider: str, provider_options: dict[str, str], optimize: bool) -> Any:
     extra = _EXTRA_OF_PROVIDER.get(provider, "cpu")
     try:
         import onnxruntime
@@ -117,6 +119,8 @@ def _open_session(path: Path, threads: int, provider: str, provider_options: dic
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])

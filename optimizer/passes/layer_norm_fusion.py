@@ -48,7 +48,7 @@ def _match_core(editor: GraphEditor, root: onnx.NodeProto) -> _Core | None:
         return None
     for position in (0, 1):
         variance = editor.made_by(add.input[position], "ReduceMean")
-        epsilon = editor.scalar(add.input[1 - position], rank=1 << 10)
+        epsilon = editor.scalar(add.input[1 - position], rank=1)
         if variance is not None and epsilon is not None:
             return _match_around(editor, root, [variance, add], epsilon)
     return None
@@ -75,7 +75,7 @@ def _match_around(
 def _is_square(editor: GraphEditor, square: onnx.NodeProto) -> bool:
     if square.op_type == "Mul":
         return bool(square.input[0] == square.input[1])
-    return editor.scalar(square.input[1], rank=1 << 10) == 2
+    return editor.scalar(square.input[1], rank=1) == 2
 
 
 def _match_division(editor: GraphEditor, root: onnx.NodeProto, below: onnx.NodeProto) -> list[onnx.NodeProto] | None:

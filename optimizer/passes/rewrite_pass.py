@@ -5,12 +5,12 @@ from typing import Protocol
 
 from optimizer.graph import Graph
 
-# In this order: what hides a pattern goes first, pads and scales move into the weights before the nodes around them
-# become one, and the libraries then find what is left. What no output needs goes last.
+# In this order: what hides a pattern goes first; pads and scales move into the weights before the nodes around them
+# become one. The libraries come after our own rewrites, which say what they decline and why, and find what is left.
+# What no output needs goes last.
 PASSES = {
     "identity_elimination": "optimizer.passes.identity_elimination:eliminate_identities",
     "constant_folding": "optimizer.passes.constant_folding:fold_constants",
-    "onnxscript_optimizer": "optimizer.passes.onnxscript_passes:optimize_with_onnxscript",
     "pad_into_conv": "optimizer.passes.pad_into_conv:fold_pads_into_convs",
     "batch_norm_into_conv": "optimizer.passes.batch_norm_into_conv:fold_batch_norms_into_convs",
     "affine_into_conv": "optimizer.passes.affine_into_conv:fold_affines_into_convs",
@@ -18,6 +18,7 @@ PASSES = {
     "batch_norm_into_gemm": "optimizer.passes.batch_norm_into_gemm:fold_batch_norms_into_gemms",
     "layer_norm_fusion": "optimizer.passes.layer_norm_fusion:fuse_layer_norms",
     "gelu_fusion": "optimizer.passes.gelu_fusion:fuse_gelus",
+    "onnxscript_optimizer": "optimizer.passes.onnxscript_passes:optimize_with_onnxscript",
     "onnxscript_rewriter": "optimizer.passes.onnxscript_passes:rewrite_with_onnxscript",
     "onnxslim": "optimizer.passes.onnxslim_pass:slim",
     "dead_nodes": "optimizer.passes.dead_nodes:remove_dead_nodes",

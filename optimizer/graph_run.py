@@ -1,0 +1,43 @@
+"""Run a graph in ONNX Runtime on feeds, without keeping a file."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from enginehouse.errors import EngineFailed
+from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
+from enginehouse.tensor import Tensors
+from optimizer.graph import Graph
+
+
+def run_graph(graph: Graph, feeds: Sequence[Tensors], optimize: bool) -> Iterator[Tensors]:
+    """Compute the outputs for each feed, one after another.
+
+    Args:
+        graph: what to run.
+        feeds: inputs by name.
+        optimize: let ONNX Runtime rewrite the graph first, as it does when it serves; without, it computes each
+            node as it is written.
+
+    Raises:
+        EngineFailed: ONNX Runtime cannot open the graph, or fails while it runs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        graph.save(path)
+        engine = OnnxRuntimeEngine(path, optimize=optimize)
+        try:
+            for feed in feeds:
+                yield engine.run(feed)
+        finally:
+            engine.close()
+
+
+def why_not_runnable(graph: Graph) -> str | None:
+    """What ONNX Runtime says when it cannot open the graph; None if it can."""
+    try:
+        for _ in run_graph(graph, (), optimize=False):
+            pass
+    except EngineFailed as problem:
+        return str(problem)
+    return None
