@@ -66,11 +66,14 @@ class MetricRecord(_Record):
 
 
 class CandidateRecord(_Record):
-    """One engine that was tried, and what became of it."""
+    """One engine that was tried, and what became of it; one that was declined was never made, so it has no size.
+
+    The source is in the list too: its reason is that it is the reference.
+    """
 
     name: str
     precision: str
-    size_bytes: int
+    size_bytes: int | None = None
     metric: MetricRecord | None = None
     max_abs_difference: float | None = None
     mean_abs_difference: float | None = None
@@ -78,7 +81,7 @@ class CandidateRecord(_Record):
     batch_difference: float | None = None
     latency: tuple[LatencyPoint, ...] = ()
     speedup: Speedup | None = None
-    verdict: Literal["chosen", "accepted", "rejected", "failed"]
+    verdict: Literal["chosen", "accepted", "rejected", "failed", "declined"]
     reason: str
 
 

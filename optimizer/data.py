@@ -56,6 +56,11 @@ class DataSet:
         """
         return batches_from_chunks(self._chunks(split), self._layout, batch_size)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a row is a complete feed of a model that has no axis of rows."""
+        return self._layout.is_whole
+
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in self.rows.items() if count)
         how = f" (split here: {SHARES}, seed {self._seed})" if self.is_split_here else ""

@@ -12,11 +12,16 @@ from enginehouse.tensor import Tensors, TensorSpec, shape_fits
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One feed for the model and the labels of its rows, where there are labels."""
+    """One feed for the model and the labels of its rows, where there are labels.
+
+    Attributes:
+        is_whole: the feed is one row, and the model has no axis of rows.
+    """
 
     feeds: Tensors
     labels: Array | None
     rows: int
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def _rest(held: Chunk, layout: RowLayout) -> Iterator[Batch]:
 def _batch(chunk: Chunk, layout: RowLayout) -> Batch:
     feeds, labels = chunk
     if layout.is_whole:
-        return Batch({name: array[0] for name, array in feeds.items()}, labels, 1)
+        return Batch({name: array[0] for name, array in feeds.items()}, labels, 1, is_whole=True)
     return Batch(feeds, labels, _rows(chunk))
 
 

@@ -1,0 +1,146 @@
+"""The command line: `python -m optimizer build` and `inspect`.
+
+A fault of the user ends with one sentence on standard error and exit status 1; Ctrl-C ends with 130.
+"""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from enginehouse.errors import Error
+from optimizer.recipe import Recipe, recipe_from_options
+
+# The width of output that goes into a file or a pipe.
+_PLAIN_WIDTH = 100
+
+app = typer.Typer(
+    name="optimizer",
+    help="Make a trained model small and fast, prove that it still knows what it knew, and publish it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+
+@app.command()
+def build(
+    model: Annotated[Path, typer.Argument(help="The trained model: an ONNX file or a PyTorch program (.pt2).")],
+    name: Annotated[str, typer.Option(help="Name of the model in the repository.")],
+    repository: Annotated[Path, typer.Option(help="Model repository; made if it is not there.")] = Path("model_repo"),
+    data: Annotated[
+        str | None, typer.Option(help="An .npz file, a folder of them, or path.py:function. Needed for INT8.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="top1, mse or agreement. Default: top1 with labels, else agreement.")
+    ] = None,
+    max_drop: Annotated[
+        str, typer.Option(help="Largest drop of the metric: 1% is one percentage point, 0.01 the same.")
+    ] = "1%",
+    golden: Annotated[
+        str, typer.Option(help="Golden samples: calibration rows, or synthetic ones where data must not be shipped.")
+    ] = "calibration",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
+    max_batch_size: Annotated[
+        int | None, typer.Option(help="Largest batch a server may form. Default: as published, else 32.")
+    ] = None,
+    benchmark_seconds: Annotated[
+        float, typer.Option(help="Time to measure each batch size, shared by all engines.")
+    ] = 1.0,
+    batch_axis: Annotated[
+        str | None, typer.Option(help="Name of the batch axis, where the model does not tell it.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Build engines from a trained model, verify and measure them, and publish the best."""
+    options: dict[str, Any] = {
+        "model": model,
+        "name": name,
+        "repository": repository,
+        "data": data,
+        "metric": metric,
+        "max_drop": max_drop,
+        "golden": golden,
+        "max_batch_size": max_batch_size,
+        "benchmark_seconds": benchmark_seconds,
+        "batch_axis": batch_axis,
+        "seed": seed,
+    }
+    with _faults_as_one_sentence():
+        recipe = recipe_from_options(**options)
+        if dry_run:
+            _print_plan(recipe)
+        else:
+            _build(recipe)
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="The model to look at.")]) -> None:
+    """Show a model's inputs, outputs, operators, parameters and opset."""
+    with _faults_as_one_sentence():
+        from optimizer.inspect_model import inspect_table
+
+        _console().print(inspect_table(file))
+
+
+def main() -> None:
+    """Run the command line; SIGTERM cleans up as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app()
+
+
+def _build(recipe: Recipe) -> None:
+    from optimizer.pipeline import build as run_build
+    from optimizer.report.steps import Steps
+    from optimizer.report.table import candidate_table, outcome_lines
+
+    console = _console()
+    published = run_build(recipe, Steps(console))
+    console.print()
+    console.print(candidate_table(published.evidence.candidates))
+    console.print()
+    for line in outcome_lines(published.evidence):
+        console.print(line)
+    console.print(f"published {published.directory}", highlight=False, soft_wrap=True)
+
+
+def _print_plan(recipe: Recipe) -> None:
+    from optimizer.plan import plan_build
+    from optimizer.report.plan_text import plan_rows
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    with tempfile.TemporaryDirectory() as workdir:
+        for title, text in plan_rows(plan_build(recipe, Path(workdir), is_dry_run=True)):
+            table.add_row(title, text)
+    console = _console()
+    console.print(table)
+    console.print("dry run: nothing was written.")
+
+
+def _console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
+
+
+@contextmanager
+def _faults_as_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except Error as problem:
+        _fail(str(problem), 1)
+    except OSError as problem:
+        where = f" ({problem.filename})" if problem.filename else ""
+        _fail(f"the operating system refused: {problem.strerror or problem}{where}.", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; nothing was published.", 130)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise typer.Exit(status)

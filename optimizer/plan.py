@@ -1,0 +1,126 @@
+"""What a build will do, found out before any long work: everything that can be refused is refused here."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from enginehouse.errors import InvalidInput
+from enginehouse.evidence import Source
+from enginehouse.model_config import config_from_specs, read_config
+from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.repository import digest
+from enginehouse.tensor import TensorSpec
+from optimizer.benchmark import BATCH_SIZES
+from optimizer.data import DataSet, open_data
+from optimizer.graph import Graph
+from optimizer.importers.import_model import import_model
+from optimizer.metrics import Metric, metric_from_name
+from optimizer.publish import check_config, next_version
+from optimizer.recipe import DEFAULT_MAX_BATCH_SIZE, Recipe
+from optimizer.staging import check_writable
+
+PLATFORM = "onnxruntime_onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A build that can start.
+
+    Attributes:
+        recipe: what was asked for.
+        source: the model file.
+        graph: what was imported from it: the original that everything is compared with.
+        data: None without `--data`, or in a dry run whose rows come from a function.
+        metric: None without data.
+        config: what `config.pbtxt` says, or will say.
+        version: the next free number; another build may take it first.
+        batch_sizes: what is measured.
+    """
+
+    recipe: Recipe
+    source: Source
+    graph: Graph
+    data: DataSet | None
+    metric: Metric | None
+    config: ModelConfig
+    version: int
+    batch_sizes: tuple[int, ...]
+
+
+def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
+    """Import the model, open the data and look at the repository.
+
+    Args:
+        recipe: what is asked for.
+        workdir: for what importing and reading leave behind.
+        is_dry_run: a row function is then not called.
+
+    Raises:
+        InvalidInput: a model, data, metric or repository that cannot be used.
+        AlreadyExists: the model is published with another configuration.
+        Error: whatever else the importer says.
+    """
+    check_writable(recipe.repository)
+    graph = import_model(recipe.model, workdir, recipe.batch_axis)
+    config = _config(recipe, graph)
+    check_config(recipe.repository / recipe.name, config)
+    data = _data(recipe, graph, None if is_dry_run else workdir)
+    return Plan(
+        recipe=recipe,
+        source=_source(recipe.model),
+        graph=graph,
+        data=data,
+        metric=_metric(recipe, graph, data),
+        config=config,
+        version=next_version(recipe.repository / recipe.name),
+        batch_sizes=_batch_sizes(graph, config),
+    )
+
+
+def _source(path: Path) -> Source:
+    kind = "onnx" if path.suffix == ".onnx" else path.suffix.removeprefix(".") or "onnx"
+    return Source(file=path.name, format=kind, sha256=digest(path), size_bytes=path.stat().st_size)
+
+
+def _config(recipe: Recipe, graph: Graph) -> ModelConfig:
+    """Describe the model; the batch size is what was asked for, else what is published, else our own."""
+    batch_size = 0
+    if graph.batch_axis_open:
+        published = read_config(recipe.repository / recipe.name).max_batch_size
+        batch_size = recipe.max_batch_size or published or DEFAULT_MAX_BATCH_SIZE
+    elif recipe.max_batch_size is not None:
+        raise InvalidInput(
+            f"--max-batch-size is {recipe.max_batch_size}, and {recipe.model} has no open batch axis: its inputs are "
+            f"{', '.join(map(str, graph.inputs))}. Leave the option out, or export the model with an open first axis."
+        )
+    return config_from_specs(recipe.name, PLATFORM, graph.inputs, graph.outputs, batch_size, {})
+
+
+def _data(recipe: Recipe, graph: Graph, workdir: Path | None) -> DataSet | None:
+    if recipe.data is None:
+        return None
+    data = open_data(recipe.data, graph.inputs, graph.batch_axis_open, recipe.seed, workdir)
+    if data is not None and not data.rows["validation"]:
+        raise InvalidInput(
+            f"the data {recipe.data} has no validation rows, only {data}; candidates are judged on them. "
+            "Add arrays named 'validation/<input name>'."
+        )
+    return data
+
+
+def _metric(recipe: Recipe, graph: Graph, data: DataSet | None) -> Metric | None:
+    if data is not None:
+        return metric_from_name(recipe.metric, _row_spec(graph.outputs[0], data.is_whole), data.has_labels)
+    if recipe.data is None and recipe.metric not in (None, "agreement"):
+        raise InvalidInput(f"metric {recipe.metric} needs labels, and no data was given. Add --data.")
+    return None
+
+
+def _row_spec(output: TensorSpec, is_whole: bool) -> TensorSpec:
+    """The output as the metric sees it, with an axis of rows."""
+    return replace(output, shape=(-1, *output.shape)) if is_whole else output
+
+
+def _batch_sizes(graph: Graph, config: ModelConfig) -> tuple[int, ...]:
+    if not graph.batch_axis_open:
+        return (1,)
+    return tuple(size for size in BATCH_SIZES if size <= config.max_batch_size)

@@ -1,0 +1,85 @@
+"""The table that a build ends with: every candidate, what it weighs, what it loses, how fast it is, and the verdict."""
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord
+from optimizer.metrics import SHARES
+
+_STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
+_SHOWN_BATCHES = (1, 8)
+_NOTHING = "–"
+
+
+def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
+    """Lay the candidates out for a terminal of 100 columns."""
+    metric = next((record.metric.name for record in candidates if record.metric), "largest difference")
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("candidate", no_wrap=True)
+    for title in ("size", metric, "drop (95 % below)", *(f"batch {size}" for size in _SHOWN_BATCHES)):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("why", ratio=1)
+    for record in candidates:
+        table.add_row(*_cells(record), style=_STYLE[record.verdict])
+    return table
+
+
+def outcome_lines(evidence: Evidence) -> list[Text]:
+    """Say what was chosen and why, and what the test split says about it."""
+    lines = [Text(evidence.reason[0].upper() + evidence.reason[1:] + ".")]
+    if evidence.test is not None:
+        test = evidence.test
+        source, chosen = score_text(test.metric, test.source), score_text(test.metric, test.chosen)
+        lines.append(
+            Text(f"test {test.metric}: source {source}, {evidence.chosen} {chosen} ({test.rows} rows, scored once)")
+        )
+    return lines
+
+
+def score_text(metric: str, value: float) -> str:
+    """A share as a percentage, an error as a number."""
+    return f"{value * 100:.2f}%" if metric in SHARES else f"{value:.4g}"
+
+
+def size_text(size_bytes: int | None) -> str:
+    """Bytes in the unit that leaves the fewest digits."""
+    if size_bytes is None:
+        return _NOTHING
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes} B"
+
+
+def _cells(record: CandidateRecord) -> list[str]:
+    latencies = [_latency_text(record.latency, size) for size in _SHOWN_BATCHES]
+    return [
+        record.name,
+        size_text(record.size_bytes),
+        _metric_text(record),
+        _drop_text(record.metric),
+        *latencies,
+        record.verdict,
+        record.reason,
+    ]
+
+
+def _metric_text(record: CandidateRecord) -> str:
+    if record.metric is not None:
+        return score_text(record.metric.name, record.metric.candidate)
+    return _NOTHING if record.max_abs_difference is None else f"{record.max_abs_difference:.2g}"
+
+
+def _drop_text(metric: MetricRecord | None) -> str:
+    if metric is None:
+        return _NOTHING
+    return f"{score_text(metric.name, metric.drop)} ({score_text(metric.name, metric.drop_upper_95)})"
+
+
+def _latency_text(latency: Sequence[LatencyPoint], batch: int) -> str:
+    point = next((point for point in latency if point.batch == batch), None)
+    return f"{point.median_ms:.3g} ms" if point else _NOTHING
