@@ -85,16 +85,21 @@ class Lifecycle:
         loaded: list[LoadedVersion] = []
         failures: dict[int, Error] = {}
         for version in wanted:
-            if version not in self._registry.versions(name):
+            is_live = version in self._registry.versions(name)
+            if not is_live:
                 self._registry.set_state(name, version, LOADING)
             try:
                 loaded.append(await asyncio.to_thread(self._loader.load, config, version))
             except Error as problem:
                 failures[version] = problem
-                self._registry.set_state(name, version, UNAVAILABLE, str(problem))
+                if not is_live:
+                    self._registry.set_state(name, version, UNAVAILABLE, str(problem))
                 _log.error("model '%s' version %d cannot serve: %s", name, version, problem)
-        if not loaded and await self._keep_previous(name, failures):
-            return
+        if not loaded and self._registry.versions(name):
+            # A configuration that a client tried and that failed says nothing about what serves now.
+            if not config_json:
+                self._mark_degraded(name, failures)
+            raise InvalidInput(_reasons(failures))
         loaded = loaded or [await asyncio.to_thread(self._substitute, config, available, failures)]
         models = [ServedModel(version, self._clock) for version in loaded]
         await self._retire(name, models, "superseded")
@@ -107,17 +112,14 @@ class Lifecycle:
         refuse_unhonoured(config)
         return config
 
-    async def _keep_previous(self, name: str, failures: dict[int, Error]) -> bool:
-        """Leave what answers now in place, marked degraded, if there is anything."""
-        live = [model for model in self._registry.served() if model.name == name]
-        if not live:
-            return False
+    def _mark_degraded(self, name: str, failures: dict[int, Error]) -> None:
+        """What answers now stays in place, although something else was asked for."""
         reason = _reasons(failures)
-        for model in live:
-            model.degraded = f"version {model.version} still serves because: {reason}"
-            self._registry.set_state(name, int(model.version), READY, f"degraded: {model.degraded}")
+        for model in self._registry.served():
+            if model.name == name:
+                model.degraded = f"version {model.version} still serves because: {reason}"
+                self._registry.set_state(name, int(model.version), READY, f"degraded: {model.degraded}")
         _log.warning("model '%s' is degraded: %s", name, reason)
-        return True
 
     def _substitute(self, config: ModelConfig, available: list[int], failures: dict[int, Error]) -> LoadedVersion:
         """Nothing that was asked for can serve: the previous version does, else the newest one's fallback engine.
