@@ -61,6 +61,10 @@ class Benchmark:
     seed: int
 
     @property
+    def names(self) -> set[str]:
+        return {name for name, _ in self.times}
+
+    @property
     def rounds(self) -> int:
         return len(self.times[SOURCE, self.batch_sizes[0]].rounds)
 

@@ -15,7 +15,12 @@ from optimizer.samples import calibration_split
 
 SOURCE = "source"
 INT8 = "int8"
-_PRECISIONS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}  # fmt: skip
+_PRECISIONS: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.DOUBLE: "fp64",
+}
 _CALIBRATION_ROWS = 32
 
 

@@ -55,8 +55,8 @@ def build(
         float, typer.Option(help="Time to measure each batch size, shared by all engines.")
     ] = 1.0,
     batch_axis: Annotated[
-        str | None, typer.Option(help="Name of the batch axis, where the model does not tell it.")
-    ] = None,
+        str, typer.Option(help="found: as the model has it. open: let a model with a fixed batch size take any.")
+    ] = "found",
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
 ) -> None:
     """Build engines from a trained model, verify and measure them, and publish the best."""

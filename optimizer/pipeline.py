@@ -23,8 +23,8 @@ from optimizer.recipe import Recipe
 from optimizer.report.steps import Step, Steps
 from optimizer.rewrite import rewrite
 from optimizer.samples import sample_feeds
-from optimizer.search import Choice, choose
-from optimizer.staging import staging
+from optimizer.search import Choice, accepted_candidates, choose
+from optimizer.staging import check_writable, staging
 from optimizer.synthetic import synthetic_feeds
 from optimizer.verify import Judge, Verification, verify
 from optimizer.version_record import Finished, fallback_name, make_evidence, record_candidate
@@ -47,11 +47,13 @@ def build(recipe: Recipe, steps: Steps) -> Published:
     Raises:
         Error: a leaf of the tree that says which step refused, and why.
     """
+    check_writable(recipe.repository)
     with staging(recipe.repository) as workdir, ExitStack() as stack:
         plan = _plan(recipe, workdir, steps)
         candidates, passes = _make_candidates(plan, workdir, steps)
         engines = _open_engines(candidates, stack)
         verifications = _verify(plan, candidates, engines, steps)
+        accepted_candidates([record_candidate(candidate, verifications) for candidate in candidates])
         measured = _benchmark(plan, engines, verifications, steps)
         choice = choose([record_candidate(candidate, verifications, measured) for candidate in candidates])
         finished = _finish(plan, choice, candidates, engines, verifications, workdir / "version", steps)
@@ -71,7 +73,7 @@ def _plan(recipe: Recipe, workdir: Path, steps: Steps) -> Plan:
 def _make_candidates(plan: Plan, workdir: Path, steps: Steps) -> tuple[tuple[Candidate, ...], tuple[PassRecord, ...]]:
     with steps.step("rewrite") as step:
         feeds = [sample_feeds(plan.graph, plan.data, rows, plan.recipe.seed) for rows in _REWRITE_ROWS]
-        rewritten, passes = rewrite(plan.graph, feeds)
+        rewritten, passes = rewrite(plan.graph, feeds, lambda _, done, total: step.advance(done, total))
         step.note = _rewrite_note(plan.graph.node_count, rewritten.node_count, passes)
     with steps.step("candidates") as step:
         candidates = (
@@ -134,8 +136,8 @@ def _judged_batches(plan: Plan, step: Step) -> Iterator[Batch]:
 def _benchmark(
     plan: Plan, engines: Mapping[str, Engine], verifications: Mapping[str, Verification], steps: Steps
 ) -> Benchmark:
-    """Measure what can still be chosen; a candidate that was rejected costs no time."""
-    runners = {name: engine for name, engine in engines.items() if name == SOURCE or verifications[name].is_accepted}
+    """Measure what runs; a candidate that was rejected too, so that the price of the tolerance is known."""
+    runners = {name: engine for name, engine in engines.items() if name == SOURCE or not verifications[name].has_failed}
     recipe = plan.recipe
     feeds = {size: sample_feeds(plan.graph, plan.data, size, recipe.seed) for size in plan.batch_sizes}
     with steps.step("benchmark") as step:

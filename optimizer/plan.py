@@ -60,7 +60,7 @@ def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
         Error: whatever else the importer says.
     """
     check_writable(recipe.repository)
-    graph = import_model(recipe.model, workdir, recipe.batch_axis)
+    graph = import_model(recipe.model, workdir, open_batch=recipe.batch_axis == "open")
     config = _config(recipe, graph)
     check_config(recipe.repository / recipe.name, config)
     data = _data(recipe, graph, None if is_dry_run else workdir)
@@ -90,7 +90,7 @@ def _config(recipe: Recipe, graph: Graph) -> ModelConfig:
     elif recipe.max_batch_size is not None:
         raise InvalidInput(
             f"--max-batch-size is {recipe.max_batch_size}, and {recipe.model} has no open batch axis: its inputs are "
-            f"{', '.join(map(str, graph.inputs))}. Leave the option out, or export the model with an open first axis."
+            f"{', '.join(map(str, graph.inputs))}. Leave the option out, or add --batch-axis open."
         )
     return config_from_specs(recipe.name, PLATFORM, graph.inputs, graph.outputs, batch_size, {})
 

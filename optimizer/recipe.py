@@ -1,5 +1,6 @@
 """What a build is asked to do: the options of the command line, typed, checked once and never changed."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from optimizer.metrics import MetricName
 from optimizer.tolerance import Tolerance, tolerance_from_text
 
 DEFAULT_MAX_BATCH_SIZE = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Recipe(BaseModel):
@@ -25,14 +27,14 @@ class Recipe(BaseModel):
         golden: where the golden samples come from; synthetic where user data must not be shipped.
         max_batch_size: the largest batch that a server may form; None takes what is published, or 32.
         benchmark_seconds: for each batch size, shared by all engines.
-        batch_axis: name of the batch axis, where it cannot be told from the model.
+        batch_axis: `found` leaves the model's as it is; `open` lets a model with a fixed batch size take any.
         seed: of every random choice.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Path
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str
     repository: Path
     data: str | None = None
     metric: MetricName | None = None
@@ -40,8 +42,15 @@ class Recipe(BaseModel):
     golden: Literal["calibration", "synthetic"] = "calibration"
     max_batch_size: int | None = Field(default=None, ge=1)
     benchmark_seconds: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    batch_axis: str | None = None
+    batch_axis: Literal["found", "open"] = "found"
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, text: str) -> str:
+        if not _NAME.fullmatch(text):
+            raise ValueError("expected letters, digits, '.', '_' and '-', and a letter or digit first")
+        return text
 
     @field_validator("max_drop")
     @classmethod
@@ -60,5 +69,6 @@ def recipe_from_options(**options: Any) -> Recipe:
         return Recipe(**options)
     except ValidationError as problem:
         first = problem.errors()[0]
+        text = first["msg"].removeprefix("Value error, ")
         name = str(first["loc"][0]).replace("_", "-")
-        raise InvalidInput(f"--{name} is {first['input']!r}: {first['msg'].lower()}.") from problem
+        raise InvalidInput(f"--{name} is {str(first['input'])!r}: {text[0].lower()}{text[1:]}.") from problem

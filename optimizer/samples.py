@@ -9,7 +9,7 @@ from optimizer.synthetic import synthetic_feeds
 
 
 def sample_feeds(graph: Graph, data: DataSet | None, rows: int, seed: int) -> Tensors:
-    """Make one feed of exactly `rows` rows (or of as many as the model is made for), rows repeated where there are fewer.
+    """Make one feed of exactly `rows` rows, or of as many as the model is made for; rows repeat where there are fewer.
 
     The test split is never touched.
     """

@@ -1,6 +1,7 @@
 """Choose what is published: the fastest candidate inside the tolerance, or the source when none is clearly faster.
 
-No regret: a candidate is only taken when the lower 95 % bound of its speed-up over the source is above 1.05.
+No regret: a candidate is only taken when the lower 95 % bound of its speed-up over the source is above 1.05, and none
+gives up precision for a speed that another has too, within 5 %.
 """
 
 from collections.abc import Sequence
@@ -26,43 +27,66 @@ def choose(candidates: Sequence[CandidateRecord]) -> Choice:
     """Pick from candidates that are verified and measured; one of them is the source.
 
     Raises:
-        VerifyFailed: none but the source is inside the tolerance, so there is not even a fallback to publish.
+        VerifyFailed: see `accepted_candidates`.
+    """
+    accepted = accepted_candidates(candidates)
+    faster = [record for record in accepted if _lower_bound(record) > LEAST_SPEEDUP]
+    best = _nearest_of_the_fastest(faster) if faster else None
+    chosen = best.name if best else SOURCE
+    return Choice(chosen, _reason(best, accepted), tuple(_with_verdict(record, best) for record in candidates))
+
+
+def accepted_candidates(candidates: Sequence[CandidateRecord]) -> list[CandidateRecord]:
+    """Those inside the tolerance, without the source.
+
+    Raises:
+        VerifyFailed: there is none, so not even the rewritten source may be published.
     """
     accepted = [record for record in candidates if record.verdict == "accepted" and record.name != SOURCE]
     if not accepted:
         tried = "; ".join(f"{record.name}: {record.reason}" for record in candidates if record.name != SOURCE)
         raise VerifyFailed(
-            f"no candidate is inside the tolerance, and nothing was published: {tried}. Allow a larger drop."
+            f"no candidate is inside the tolerance, and nothing was published: {tried}. Allow a larger --max-drop."
         )
-    faster = [record for record in accepted if _lower_bound(record) > LEAST_SPEEDUP]
-    best = max(faster, key=_speedup, default=None)
-    chosen = best.name if best else SOURCE
-    return Choice(chosen, _reason(best, accepted), tuple(_with_verdict(record, chosen) for record in candidates))
+    return accepted
+
+
+def _nearest_of_the_fastest(faster: Sequence[CandidateRecord]) -> CandidateRecord:
+    """Candidates within 5 % of the fastest are as fast as it; of these, the one nearest to the original wins."""
+    top = max(map(_speedup, faster))
+    as_fast = [record for record in faster if top <= LEAST_SPEEDUP * _speedup(record)]
+    return min(as_fast, key=lambda record: (_distance(record), -_speedup(record)))
 
 
 def _reason(best: CandidateRecord | None, accepted: Sequence[CandidateRecord]) -> str:
     if best is not None:
-        return f"{best.name} is the fastest inside the tolerance: {_speed_text(best)}"
+        return f"the fastest inside the tolerance, {_speed_text(best)} the source's speed"
     nearest = max(accepted, key=_speedup)
     return (
-        f"nothing inside the tolerance is clearly faster, so the source itself is published "
-        f"(nearest: {nearest.name}, {_speed_text(nearest)}; above {LEAST_SPEEDUP} is asked for)"
+        "nothing inside the tolerance is clearly faster, so the source itself is published; the nearest is "
+        f"{nearest.name} with {_speed_text(nearest)}, and the lower bound must be above {LEAST_SPEEDUP}"
     )
 
 
-def _with_verdict(record: CandidateRecord, chosen: str) -> CandidateRecord:
-    if record.name == chosen:
-        reason = "the original; nothing is clearly faster" if chosen == SOURCE else _speed_text(record)
+def _with_verdict(record: CandidateRecord, best: CandidateRecord | None) -> CandidateRecord:
+    if record.name == (best.name if best else SOURCE):
+        reason = f"fastest: {_speed_text(record)}" if best else "the original: nothing is clearly faster"
         return record.model_copy(update={"verdict": "chosen", "reason": reason})
     if record.name == SOURCE or record.verdict != "accepted":
         return record
-    if _lower_bound(record) > LEAST_SPEEDUP:
-        return record.model_copy(update={"reason": f"{_speed_text(record)}, but {chosen} is faster"})
-    return record.model_copy(update={"reason": f"{_speed_text(record)}: not clearly faster"})
+    return record.model_copy(update={"reason": f"{_why_not(record, best)}: {_speed_text(record)}"})
+
+
+def _why_not(record: CandidateRecord, best: CandidateRecord | None) -> str:
+    if best is None or _lower_bound(record) <= LEAST_SPEEDUP:
+        return "not clearly faster"
+    if _speedup(record) * LEAST_SPEEDUP < _speedup(best):
+        return f"{best.name} is faster"
+    return f"{best.name} is as fast and nearer to the original"
 
 
 def _speed_text(record: CandidateRecord) -> str:
-    return f"{_speedup(record):.2f}x the source's speed (at least {_lower_bound(record):.2f}x)"
+    return f"{_speedup(record):.2f}x (≥ {_lower_bound(record):.2f}x)"
 
 
 def _speedup(record: CandidateRecord) -> float:
@@ -71,3 +95,7 @@ def _speedup(record: CandidateRecord) -> float:
 
 def _lower_bound(record: CandidateRecord) -> float:
     return record.speedup.lower_95 if record.speedup else 0.0
+
+
+def _distance(record: CandidateRecord) -> float:
+    return float("inf") if record.mean_abs_difference is None else record.mean_abs_difference

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from enginehouse.evidence import (
-    SCHEMA_VERSION,
     CandidateRecord,
     EngineRecord,
     Evidence,
@@ -38,9 +38,9 @@ class Finished:
 
 
 def record_candidate(
-    candidate: Candidate, verifications: Mapping[str, Verification], measured: Benchmark
+    candidate: Candidate, verifications: Mapping[str, Verification], measured: Benchmark | None = None
 ) -> CandidateRecord:
-    """Put together what was verified and measured about one candidate."""
+    """Put together what was verified and, if that was done already, measured about one candidate."""
     base = CandidateRecord(
         name=candidate.name,
         precision=candidate.precision,
@@ -49,7 +49,7 @@ def record_candidate(
         reason="the original",
     )
     if candidate.name == SOURCE:
-        return base.model_copy(update={"latency": measured.latency(SOURCE)})
+        return base.model_copy(update=_measured(SOURCE, measured))
     if candidate.declined:
         return base.model_copy(update={"verdict": "declined", "reason": candidate.declined})
     return _verified(base, verifications[candidate.name], measured)
@@ -60,7 +60,7 @@ def make_evidence(
 ) -> Evidence:
     """Everything that is known, under a version number; the digests are filled in by whoever publishes."""
     return Evidence(
-        schema_version=SCHEMA_VERSION,
+        schema_version=1,
         model=plan.recipe.name,
         version=version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,22 +93,26 @@ def fallback_name(choice: Choice) -> str:
     return next(portable, SOURCE)
 
 
-def _verified(base: CandidateRecord, found: Verification, measured: Benchmark) -> CandidateRecord:
-    record = base.model_copy(
+def _verified(base: CandidateRecord, found: Verification, measured: Benchmark | None) -> CandidateRecord:
+    failed = "failed" if found.has_failed else "rejected"
+    return base.model_copy(
         update={
             "metric": found.metric,
             "max_abs_difference": _finite(found.distance.largest),
             "mean_abs_difference": _finite(found.distance.mean),
             "batch_invariant": found.invariance.holds if found.invariance else None,
             "batch_difference": _finite(found.invariance.difference) if found.invariance else None,
+            "verdict": "accepted" if found.is_accepted else failed,
+            "reason": found.reason,
+            **_measured(base.name, measured),
         }
     )
-    if not found.is_accepted:
-        verdict = "failed" if found.has_failed else "rejected"
-        return record.model_copy(update={"verdict": verdict, "reason": found.reason})
-    return record.model_copy(
-        update={"latency": measured.latency(base.name), "speedup": measured.speedup(base.name), "reason": ""}
-    )
+
+
+def _measured(name: str, measured: Benchmark | None) -> dict[str, Any]:
+    if measured is None or name not in measured.names:
+        return {}
+    return {"latency": measured.latency(name), "speedup": None if name == SOURCE else measured.speedup(name)}
 
 
 def _engine(file: str, candidate: Candidate, role: str) -> EngineRecord:

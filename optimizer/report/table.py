@@ -8,6 +8,7 @@ from rich.text import Text
 
 from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord
 from optimizer.metrics import SHARES
+from optimizer.search import SOURCE
 
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
 _SHOWN_BATCHES = (1, 8)
@@ -16,21 +17,22 @@ _NOTHING = "–"
 
 def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
     """Lay the candidates out for a terminal of 100 columns."""
-    metric = next((record.metric.name for record in candidates if record.metric), "largest difference")
+    measured = next((record.metric for record in candidates if record.metric), None)
+    title = measured.name if measured else "difference"
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("candidate", no_wrap=True)
-    for title in ("size", metric, "drop (95 % below)", *(f"batch {size}" for size in _SHOWN_BATCHES)):
-        table.add_column(title, justify="right", no_wrap=True)
+    for heading in ("size", title, "drop (95 %)", *(f"batch {size}" for size in _SHOWN_BATCHES)):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("why", ratio=1)
     for record in candidates:
-        table.add_row(*_cells(record), style=_STYLE[record.verdict])
+        table.add_row(*_cells(record, measured), style=_STYLE[record.verdict])
     return table
 
 
 def outcome_lines(evidence: Evidence) -> list[Text]:
     """Say what was chosen and why, and what the test split says about it."""
-    lines = [Text(evidence.reason[0].upper() + evidence.reason[1:] + ".")]
+    lines = [Text(f"chosen {evidence.chosen}: {evidence.reason}.")]
     if evidence.test is not None:
         test = evidence.test
         source, chosen = score_text(test.metric, test.source), score_text(test.metric, test.chosen)
@@ -55,20 +57,26 @@ def size_text(size_bytes: int | None) -> str:
     return f"{size_bytes} B"
 
 
-def _cells(record: CandidateRecord) -> list[str]:
+def _cells(record: CandidateRecord, measured: MetricRecord | None) -> list[str]:
     latencies = [_latency_text(record.latency, size) for size in _SHOWN_BATCHES]
     return [
         record.name,
         size_text(record.size_bytes),
-        _metric_text(record),
+        _metric_text(record, measured),
         _drop_text(record.metric),
         *latencies,
-        record.verdict,
+        "reference" if _is_reference(record) else record.verdict,
         record.reason,
     ]
 
 
-def _metric_text(record: CandidateRecord) -> str:
+def _is_reference(record: CandidateRecord) -> bool:
+    return record.name == SOURCE and record.verdict != "chosen"
+
+
+def _metric_text(record: CandidateRecord, measured: MetricRecord | None) -> str:
+    if record.name == SOURCE and measured is not None:
+        return score_text(measured.name, measured.source)
     if record.metric is not None:
         return score_text(record.metric.name, record.metric.candidate)
     return _NOTHING if record.max_abs_difference is None else f"{record.max_abs_difference:.2g}"
@@ -77,7 +85,7 @@ def _metric_text(record: CandidateRecord) -> str:
 def _drop_text(metric: MetricRecord | None) -> str:
     if metric is None:
         return _NOTHING
-    return f"{score_text(metric.name, metric.drop)} ({score_text(metric.name, metric.drop_upper_95)})"
+    return f"{score_text(metric.name, metric.drop)} (≤ {score_text(metric.name, metric.drop_upper_95)})"
 
 
 def _latency_text(latency: Sequence[LatencyPoint], batch: int) -> str:
