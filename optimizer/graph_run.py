@@ -22,22 +22,26 @@ def run_graph(graph: Graph, feeds: Sequence[Tensors], optimize: bool) -> Iterato
     Raises:
         EngineFailed: ONNX Runtime cannot open the graph, or fails while it runs.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        graph.save(path)
-        engine = OnnxRuntimeEngine(path, optimize=optimize)
-        try:
-            for feed in feeds:
-                yield engine.run(feed)
-        finally:
-            engine.close()
+    engine = _open(graph, optimize)
+    try:
+        for feed in feeds:
+            yield engine.run(feed)
+    finally:
+        engine.close()
 
 
 def why_not_runnable(graph: Graph) -> str | None:
     """What ONNX Runtime says when it cannot open the graph; None if it can."""
     try:
-        for _ in run_graph(graph, (), optimize=False):
-            pass
+        _open(graph, optimize=False).close()
     except EngineFailed as problem:
         return str(problem)
     return None
+
+
+def _open(graph: Graph, optimize: bool) -> OnnxRuntimeEngine:
+    """An open session needs its file no more."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        graph.save(path)
+        return OnnxRuntimeEngine(path, optimize=optimize)

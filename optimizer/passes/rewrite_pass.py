@@ -18,8 +18,8 @@ PASSES = {
     "batch_norm_into_gemm": "optimizer.passes.batch_norm_into_gemm:fold_batch_norms_into_gemms",
     "layer_norm_fusion": "optimizer.passes.layer_norm_fusion:fuse_layer_norms",
     "gelu_fusion": "optimizer.passes.gelu_fusion:fuse_gelus",
-    "onnxscript_optimizer": "optimizer.passes.onnxscript_passes:optimize_with_onnxscript",
     "onnxscript_rewriter": "optimizer.passes.onnxscript_passes:rewrite_with_onnxscript",
+    "onnxscript_optimizer": "optimizer.passes.onnxscript_passes:optimize_with_onnxscript",
     "onnxslim": "optimizer.passes.onnxslim_pass:slim",
     "dead_nodes": "optimizer.passes.dead_nodes:remove_dead_nodes",
 }
