@@ -53,6 +53,9 @@ class OnnxRuntimeEngine:
         session = self._session
         if session is None:
             raise EngineFailed("the engine is closed.")
+        for spec in self.inputs:
+            if spec.name not in feeds:
+                raise InvalidInput(f"missing tensor '{spec.name}'; the engine was given {', '.join(feeds) or 'none'}.")
         if self._string_inputs:
             feeds = {**feeds, **{name: _text_array(name, feeds[name]) for name in self._string_inputs}}
         try:
@@ -118,7 +121,7 @@ def _open_session(path: Path, threads: int, provider: str, provider_options: dic
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it would log is in the exception
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -154,9 +157,14 @@ def _ort_value(array: Array, spec: TensorSpec) -> Any:
     import onnxruntime
 
     if spec.dtype is _BF16:
-        bits = np.ascontiguousarray(array).view(np.uint16)
+        bits = _contiguous(array).view(np.uint16)
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _BF16.onnx_code)
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(_contiguous(array))
+
+
+def _contiguous(array: Array) -> Array:
+    """NumPy's own function makes a scalar a vector on the way."""
+    return np.ascontiguousarray(array).reshape(array.shape)
 
 
 def _bf16_from_ort_value(value: Any) -> Array:

@@ -23,9 +23,10 @@ def load_external_data(model: onnx.ModelProto, folder: Path) -> None:
     for tensor in external:
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.ClearField("data_location")
+            onnx.numpy_helper.to_array(tensor)  # as many bytes as the shape says
         except (OSError, ValueError, onnx.checker.ValidationError) as problem:
             raise InvalidInput(f"the weights of '{tensor.name}' cannot be read from {folder}: {problem}.") from problem
-        tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
 

@@ -8,7 +8,8 @@ from math import prod
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from enginehouse.dtype import dtype_from_onnx
 from enginehouse.errors import InvalidInput
@@ -115,10 +116,23 @@ def load_graph(path: Path) -> Graph:
         raise InvalidInput(f"{path} cannot be read: {problem.strerror or problem}.") from problem
     except (DecodeError, ValueError, RuntimeError) as problem:
         raise InvalidInput(f"{path} is damaged or not an ONNX model: {problem}.") from problem
+    if not _is_text(model):
+        raise InvalidInput(f"{path} is damaged or not an ONNX model: it holds names that are not text.")
     if not model.graph.node and not model.graph.output:
         raise InvalidInput(f"{path} is damaged or not an ONNX model: it has no nodes and no outputs.")
     load_external_data(model, path.parent)
     return Graph(model)
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string below is one: protobuf hands on those that are not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        items = value if field.is_repeated else (value,)
+        if field.type == FieldDescriptor.TYPE_STRING and not all(isinstance(item, str) for item in items):
+            return False
+        if field.type == FieldDescriptor.TYPE_MESSAGE and not all(map(_is_text, items)):
+            return False
+    return True
 
 
 def open_shape(dimensions: Sequence[onnx.TensorShapeProto.Dimension]) -> tuple[int, ...]:
