@@ -211,13 +211,9 @@ def test_every_flag_is_one_that_the_service_accepts() -> None:
 
 def test_flags_say_what_the_service_would_do_anyway() -> None:
     settings = settings_of(render())
-    expected = Settings(
-        model_repository=Path("/models"),
-        http_address="0.0.0.0",
-        grpc_address="0.0.0.0",
-        metrics_address="0.0.0.0",
-        drain_delay_secs=5,
-    )
+    told = ["--model-repository=/models", "--drain-delay-secs=5"]
+    told += [f"--{kind}-address=0.0.0.0" for kind in ("http", "grpc", "metrics")]
+    expected = CliApp.run(Settings, cli_args=told)
     assert settings == expected
 
 
