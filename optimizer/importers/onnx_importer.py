@@ -40,7 +40,6 @@ def _import(path: Path, open_batch: bool) -> Graph:
             "Export it with standard operators, or with the custom ones as functions of the model."
         )
     graph = _checked(graph, path)
-    _check_interface(graph, path)
     reason = why_not_runnable(graph)
     if reason is not None:
         raise Unsupported(f"{path} cannot be run here: {reason}")
@@ -60,14 +59,17 @@ def _check_versions(graph: Graph, path: Path) -> None:
 
 
 def _checked(graph: Graph, path: Path) -> Graph:
+    """Infer first: the checker wants a shape for every output, which exporters leave out and inference finds."""
     try:
+        graph = inferred_outputs(graph)
+        _check_interface(graph, path)
         if graph.size_bytes <= INLINE_LIMIT_BYTES:
             onnx.checker.check_model(graph.model, full_check=True)
         else:
             onnx.checker.check_model(str(path), full_check=True)
-        return inferred_outputs(graph)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
         raise InvalidInput(f"{path} is not a valid ONNX model: {_first_line(problem)}.") from problem
+    return graph
 
 
 def _check_interface(graph: Graph, path: Path) -> None:
