@@ -1,6 +1,6 @@
 """One real server over small models, shared by all contract tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -81,5 +81,3 @@ def service(start_service: StartService, contract_repository: Path) -> Iterator[
     flags = ["--model-control-mode", "explicit", "--load-model", "*", "--http-max-input-size", "1000000"]
     with start_service(contract_repository, *flags) as running:
         yield running
-
-

@@ -65,7 +65,9 @@ def test_http_client_gets_back_what_it_sent_in_json(service: RunningService, nam
 @pytest.mark.parametrize("name", ["FP16", "BF16"])
 def test_half_precision_in_json_is_refused_both_ways(service: RunningService, name: str) -> None:
     body = {"inputs": [{"name": "INPUT0", "datatype": name, "shape": [1, 3], "data": [1, 2, 3]}]}
-    request = urllib.request.Request(f"{service.url}/v2/models/identity_{name.lower()}/infer", json.dumps(body).encode())
+    request = urllib.request.Request(
+        f"{service.url}/v2/models/identity_{name.lower()}/infer", json.dumps(body).encode()
+    )
     with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
         urllib.request.urlopen(request)
     assert "via JSON is not supported" in json.load(refusal.value)["error"]

@@ -1,5 +1,8 @@
 """The gRPC form, with the real client and with plain grpcio."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
@@ -12,17 +15,15 @@ from enginehouse.proto import grpc_service_pb2 as pb
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from tests.conftest import RunningService
 
-Client = triton_grpc.InferenceServerClient
-
 
 @pytest.fixture
-def client(service: RunningService) -> Client:
-    with Client(f"127.0.0.1:{service.grpc_port}") as opened:
+def client(service: RunningService) -> Iterator[Any]:
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{service.grpc_port}") as opened:
         yield opened
 
 
 @pytest.fixture
-def channel(service: RunningService) -> grpc.Channel:
+def channel(service: RunningService) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}") as opened:
         yield opened
 
@@ -45,7 +46,7 @@ def typed_request(model: str, datatype: str, shape: tuple[int, ...], **contents:
     return request
 
 
-def test_health_and_metadata(client: Client) -> None:
+def test_health_and_metadata(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("simple")
@@ -58,7 +59,7 @@ def test_health_and_metadata(client: Client) -> None:
     ]
 
 
-def test_config_statistics_and_index(client: Client) -> None:
+def test_config_statistics_and_index(client: Any) -> None:
     assert client.get_model_config("simple").config.max_batch_size == 4
     assert client.get_inference_statistics("simple").model_stats[0].name == "simple"
     assert {model.name for model in client.get_inference_statistics().model_stats} >= {"simple", "fixed"}
@@ -66,7 +67,7 @@ def test_config_statistics_and_index(client: Client) -> None:
     assert states["versions", "3"] == "READY"
 
 
-def test_models_load_and_unload(client: Client) -> None:
+def test_models_load_and_unload(client: Any) -> None:
     client.unload_model("identity_uint8")
     assert not client.is_model_ready("identity_uint8")
     with pytest.raises(triton_grpc.InferenceServerException, match="failed to load") as refusal:
@@ -78,7 +79,7 @@ def test_models_load_and_unload(client: Client) -> None:
     assert client.get_model_config("identity_uint8").config.max_batch_size == 4
 
 
-def test_requested_outputs_and_request_id(client: Client) -> None:
+def test_requested_outputs_and_request_id(client: Any) -> None:
     tensors = []
     for number in (0, 1):
         tensor = triton_grpc.InferInput(f"INPUT{number}", [1, 16], "INT32")
@@ -120,7 +121,7 @@ def test_typed_contents_are_answered_raw(
     assert not answer.outputs[0].HasField("contents")
 
 
-def test_a_message_far_above_grpcs_default_goes_through(client: Client) -> None:
+def test_a_message_far_above_grpcs_default_goes_through(client: Any) -> None:
     tensor = triton_grpc.InferInput("INPUT0", [1, 3], "BYTES")
     tensor.set_data_from_numpy(np.array([["x" * 6_000_000, "y", "z"]], dtype=object))
     answer = client.infer("identity_bytes", [tensor]).as_numpy("OUTPUT0")
