@@ -5,10 +5,9 @@ The defaults are Triton's: what a configuration leaves out is filled in, so that
 
 from collections.abc import Sequence
 
-from enginehouse.dtype import dtype_from_config_name
 from enginehouse.errors import InvalidInput
-from enginehouse.model_config import config_from_specs, engine_shape
-from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
+from enginehouse.model_config import config_from_specs, dtype_from_config, engine_shape
+from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
 from enginehouse.tensor import TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE = 4
@@ -42,6 +41,11 @@ def complete_platform(config: ModelConfig, files: Sequence[str]) -> None:
         raise InvalidInput(f"model '{config.name}': platform {config.platform} does not run on {config.backend}.")
     config.backend = backend
     config.default_model_filename = config.default_model_filename or FILE_OF_PLATFORM[config.platform]
+    if config.default_model_filename in (".", "..") or "/" in config.default_model_filename:
+        raise InvalidInput(
+            f"model '{config.name}': default_model_filename is '{config.default_model_filename}'; "
+            "the name of a file in the version directory is expected."
+        )
 
 
 def complete_config(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -64,7 +68,7 @@ def complete_config(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: 
 
 
 def _complete_batching(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    if all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs)):
+    if inputs and all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs)):
         config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
         config.dynamic_batching.SetInParent()
 
@@ -86,6 +90,10 @@ def _complete_defaults(config: ModelConfig) -> None:
 def _check_batching(config: ModelConfig) -> None:
     if config.max_batch_size < 0:
         raise InvalidInput(f"model '{config.name}': max_batch_size is {config.max_batch_size}; 0 or more expected.")
+    if config.max_batch_size and not config.input:
+        raise InvalidInput(f"model '{config.name}': max_batch_size needs an input, whose rows it counts.")
+    if any(group.count < 0 for group in config.instance_group):
+        raise InvalidInput(f"model '{config.name}': instance_group count must be 1 or more.")
     if not config.HasField("dynamic_batching"):
         return
     if config.max_batch_size == 0:
@@ -95,8 +103,6 @@ def _check_batching(config: ModelConfig) -> None:
             raise InvalidInput(
                 f"model '{config.name}': preferred_batch_size {size} must lie in 1..{config.max_batch_size}."
             )
-    if any(group.count < 0 for group in config.instance_group):
-        raise InvalidInput(f"model '{config.name}': instance_group count must be 1 or more.")
 
 
 def _check_tensors(
@@ -113,20 +119,41 @@ def _check_tensors(
             raise InvalidInput(
                 f"model '{config.name}': unexpected inference {kind} '{tensor.name}'; the engine has {list(by_name)}."
             )
-        dtype = dtype_from_config_name(DataType.Name(tensor.data_type))
+        dtype = dtype_from_config(tensor)
         shape = engine_shape(config, tensor)
-        if dtype is not spec.dtype or not _shapes_agree(shape, spec.shape):
+        if tensor.HasField("reshape") and _segments(tensor.dims) != _segments(tensor.reshape.shape):
+            raise InvalidInput(
+                f"model '{config.name}': {kind} '{tensor.name}' has dims {list(tensor.dims)}, which cannot be reshaped "
+                f"to {list(tensor.reshape.shape)}; between open dimensions both must hold the same number of elements."
+            )
+        if dtype is not spec.dtype or not _shapes_agree(shape, spec.shape, config.max_batch_size > 0, kind == "input"):
             raise InvalidInput(
                 f"model '{config.name}': {kind} '{tensor.name}' is configured as {dtype.name} {list(shape)}; "
                 f"the engine has {spec.dtype.name} {list(spec.shape)}."
             )
+    if len({tensor.name for tensor in described}) != len(described):
+        raise InvalidInput(f"model '{config.name}': an {kind} is configured more than once.")
     missing = set(by_name) - {tensor.name for tensor in described}
     if kind == "input" and missing:
         raise InvalidInput(f"model '{config.name}': the configuration leaves out the inputs {sorted(missing)}.")
 
 
-def _shapes_agree(configured: Sequence[int], engine: Sequence[int]) -> bool:
-    """Open dimensions on either side agree with anything; a batch dimension must be open in the engine."""
+def _shapes_agree(configured: Sequence[int], engine: Sequence[int], has_batch: bool, is_input: bool) -> bool:
+    """An open dimension of the engine takes any size. A fixed one must be configured as it is, the batch above all;
+    an output alone may be left open, because each answer says its own shape.
+    """
     return len(configured) == len(engine) and all(
-        want == have or -1 in (want, have) for want, have in zip(configured, engine, strict=True)
+        have in (-1, want) or (want == -1 and not is_input and not (has_batch and axis == 0))
+        for axis, (want, have) in enumerate(zip(configured, engine, strict=True))
     )
+
+
+def _segments(dims: Sequence[int]) -> list[int]:
+    """Count the elements between open dimensions, which is what a reshape has to keep."""
+    counts = [1]
+    for size in dims:
+        if size == -1:
+            counts.append(1)
+        else:
+            counts[-1] *= size
+    return counts

@@ -6,6 +6,7 @@ Wire form: little-endian, row-major, no padding; BF16 is the high half of an FP3
 
 import struct
 from dataclasses import dataclass
+from reprlib import repr as short_repr
 from typing import Any
 
 import ml_dtypes
@@ -76,7 +77,7 @@ def dtype_from_name(name: str) -> DType:
     try:
         return DTYPES[name]
     except (KeyError, TypeError):
-        raise InvalidInput(f"unknown datatype {name!r}; expected one of {', '.join(DTYPES)}.") from None
+        raise InvalidInput(f"unknown datatype {short_repr(name)}; expected one of {', '.join(DTYPES)}.") from None
 
 
 def dtype_from_config_name(name: str) -> DType:
@@ -109,7 +110,7 @@ def bytes_from_array(array: Array, dtype: DType) -> bytes:
         return array.tobytes()
     parts: list[bytes] = []
     for item in array.ravel().tolist():
-        encoded = item.encode() if isinstance(item, str) else bytes(item)
+        encoded = item.encode() if isinstance(item, str) else bytes(memoryview(item))
         parts.append(struct.pack("<I", len(encoded)))
         parts.append(encoded)
     return b"".join(parts)
@@ -119,19 +120,27 @@ def array_from_bytes(data: bytes | memoryview, dtype: DType, shape: tuple[int, .
     """View wire bytes as an array without copying (BYTES elements become `bytes` objects).
 
     Raises:
-        InvalidInput: the byte count does not fit the shape.
+        InvalidInput: the byte count does not fit the shape, or no array can have it.
     """
     if dtype.size_bytes:
         expected = dtype.size_bytes * _count(shape)
         if len(data) != expected:
             raise InvalidInput(f"{len(data)} bytes given, {expected} expected for {dtype.name} {list(shape)}.")
-        return np.frombuffer(data, dtype=dtype.numpy).reshape(shape)
+        return _shaped(np.frombuffer(data, dtype=dtype.numpy), dtype, shape)
     items = _split_bytes_elements(data)
     if len(items) != _count(shape):
         raise InvalidInput(f"{len(items)} BYTES elements given, {_count(shape)} expected for shape {list(shape)}.")
     array = np.empty(len(items), dtype=object)
     array[:] = items
-    return array.reshape(shape)
+    return _shaped(array, dtype, shape)
+
+
+def _shaped(array: Array, dtype: DType, shape: tuple[int, ...]) -> Array:
+    try:
+        return array.reshape(shape)
+    except ValueError:
+        # Nothing is in it, so the byte count agreed; the other sizes are beyond what an address can say.
+        raise InvalidInput(f"shape {list(shape)} is larger than an array of {dtype.name} can be.") from None
 
 
 def _split_bytes_elements(data: bytes | memoryview) -> list[bytes]:

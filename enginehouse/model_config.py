@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
-from enginehouse.dtype import dtype_from_config_name
+from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 from enginehouse.tensor import TensorSpec
@@ -51,6 +51,8 @@ _HONOURED = frozenset(
         "optimization.output_pinned_memory",
     )
 )
+# Fields of which some are honoured: with none of them set, they ask for the defaults.
+_HONOURED_IN_PART = frozenset(path[: path.rindex(".")] for path in _HONOURED if "." in path)
 
 
 def read_config(model_directory: Path) -> ModelConfig:
@@ -169,6 +171,12 @@ def output_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
     return tuple(_spec(config, tensor) for tensor in config.output)
 
 
+def dtype_from_config(tensor: ModelInput | ModelOutput) -> DType:
+    """The element type of a configured tensor; raises `InvalidInput` for a missing or unknown one."""
+    known = DataType.DESCRIPTOR.values_by_number.get(tensor.data_type)
+    return dtype_from_config_name(known.name if known else str(tensor.data_type))
+
+
 def engine_shape(config: ModelConfig, tensor: ModelInput | ModelOutput) -> tuple[int, ...]:
     """What the engine calls a tensor's shape: `reshape` where it is given, else `dims`, behind the batch dimension."""
     batch = (-1,) if config.max_batch_size > 0 else ()
@@ -187,8 +195,7 @@ def _describe(tensor: ModelInput | ModelOutput, spec: TensorSpec, has_batch: boo
 
 def _spec(config: ModelConfig, tensor: ModelInput | ModelOutput) -> TensorSpec:
     batch = (-1,) if config.max_batch_size > 0 else ()
-    dtype = dtype_from_config_name(DataType.Name(tensor.data_type))
-    return TensorSpec(tensor.name, dtype, (*batch, *tensor.dims))
+    return TensorSpec(tensor.name, dtype_from_config(tensor), (*batch, *tensor.dims))
 
 
 def _with_name(config: ModelConfig, name: str, origin: str) -> ModelConfig:
@@ -224,5 +231,5 @@ def _set_fields(message: Message, prefix: str) -> Iterator[str]:
         for item in value if field.is_repeated else [value]:
             if item.ListFields():
                 yield from _set_fields(item, f"{path}.")
-            elif path != "dynamic_batching":
+            elif path not in _HONOURED_IN_PART:
                 yield path

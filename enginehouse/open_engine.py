@@ -36,4 +36,6 @@ def open_engine(path: Path, platform: str, threads: int, provider: str = CPU_PRO
     engine_class = getattr(import_module(module_name), class_name)
     if platform == "onnxruntime_onnx":
         return cast(Engine, engine_class(path, threads, provider))
+    if platform == "openvino" and provider != CPU_PROVIDER:
+        raise NotSupported(f"platform 'openvino' runs on the CPU here, not with {provider}; use KIND_CPU instances.")
     return cast(Engine, engine_class(path, threads))

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from enginehouse.errors import CorruptVersion, NotFound
-from enginehouse.evidence import Evidence
+from enginehouse.evidence import GOLDEN_FILE, Evidence
 
 CONFIG_FILE = "config.pbtxt"
 _VERSION_NAME = re.compile(r"[1-9][0-9]*")
@@ -48,9 +48,13 @@ class Repository:
         return path
 
     def _is_model(self, path: Path) -> bool:
-        if path.name.startswith(".") or not path.is_dir():
+        try:
+            if path.name.startswith(".") or not path.is_dir():
+                return False
+            return (path / CONFIG_FILE).is_file() or any(_version_numbers(path))
+        except OSError:
+            # A name longer than any file's, or a directory that may not be read.
             return False
-        return (path / CONFIG_FILE).is_file() or any(_version_numbers(path))
 
 
 def _version_numbers(model_directory: Path) -> Iterator[int]:
@@ -72,13 +76,27 @@ def check_digests(version_directory: Path, evidence: Evidence) -> None:
     """Compare each published file with the digest in the evidence.
 
     Raises:
-        CorruptVersion: naming the first file that is missing or changed.
+        CorruptVersion: naming the first file that is missing or changed, or that has no digest although it serves.
     """
-    for name, expected in evidence.files.items():
+    serving = dict.fromkeys([*(record.file for record in evidence.engines), GOLDEN_FILE])
+    check_file_digests(version_directory, evidence, {**serving, **evidence.files})
+
+
+def check_file_digests(version_directory: Path, evidence: Evidence, names: Iterable[str]) -> None:
+    """Compare some of a version's files with the digests in the evidence; raises `CorruptVersion`."""
+    for name in names:
+        expected = evidence.files.get(name)
+        if expected is None:
+            raise CorruptVersion(
+                f"{version_directory / name} has no digest in the evidence. Publish the version again."
+            )
         path = version_directory / name
         if path.parent != version_directory or not path.is_file():
             raise CorruptVersion(f"{path} is missing; the evidence lists it. Publish the version again.")
-        found = digest(path)
+        try:
+            found = digest(path)
+        except OSError as problem:
+            raise CorruptVersion(f"{path} cannot be read: {problem.strerror}.") from problem
         if found != expected:
             raise CorruptVersion(
                 f"{path} has SHA-256 {found[:12]}…, the evidence says {expected[:12]}…. "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
+from traceback import format_exception_only
 
 from enginehouse.engine import Engine
 from enginehouse.errors import EngineFailed, Error
@@ -80,9 +81,10 @@ class Instance:
             batch.answers = self._compute(batch)
         except Error as problem:
             batch.answers = problem
-        except Exception as problem:
+        except BaseException as problem:
             # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
-            batch.answers = EngineFailed(f"the engine failed: {type(problem).__name__}: {problem}")
+            said = "".join(format_exception_only(problem)).strip()
+            batch.answers = EngineFailed(f"the engine failed: {said}")
         self._is_fast = batch.join_seconds + batch.infer_seconds + batch.split_seconds < INLINE_BELOW_SECONDS
 
     def _compute(self, batch: Batch) -> list[tuple[WireTensor, ...]]:

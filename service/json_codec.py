@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as short_repr
 from typing import Any
 
 import numpy as np
@@ -162,14 +163,14 @@ def _input(entry: Mapping[str, Any], tail: _Tail) -> WireTensor:
 def _name(entry: Mapping[str, Any], kind: str) -> str:
     name = entry.get("name")
     if not isinstance(name, str) or not name:
-        raise InvalidInput(f"an {kind} has the name {name!r}; a string is expected.")
+        raise InvalidInput(f"an {kind} has the name {short_repr(name)}; a string is expected.")
     return name
 
 
 def _shape(value: Any, name: str) -> tuple[int, ...]:
     is_list = isinstance(value, list)
     if not is_list or not all(type(size) is int and 0 <= size < 2**31 for size in value):
-        raise InvalidInput(f"'shape' of input '{name}' is {value!r}; a list of sizes from 0 is expected.")
+        raise InvalidInput(f"'shape' of input '{name}' is {short_repr(value)}; a list of sizes from 0 is expected.")
     return tuple(value)
 
 
@@ -205,12 +206,23 @@ def _bytes_from_json(data: Any, dtype: DType, shape: tuple[int, ...], name: str)
 
 
 def _flat(data: Any) -> list[Any]:
-    """Flatten nested lists in order, without recursion: the depth is the client's choice."""
+    """Flatten nested lists in order, each element once and without recursion: the depth is the client's choice."""
     if not isinstance(data, list):
         raise InvalidInput(f"'data' is {type(data).__name__}; a list is expected.")
-    while any(isinstance(item, list) for item in data):
-        data = [leaf for item in data for leaf in (item if isinstance(item, list) else [item])]
-    return list(data)
+    leaves: list[Any] = []
+    stack = [iter(data)]
+    while stack:
+        for item in stack[-1]:
+            if type(item) is not list:
+                leaves.append(item)
+            elif list in map(type, item):
+                stack.append(iter(item))
+                break
+            else:
+                leaves.extend(item)
+        else:
+            stack.pop()
+    return leaves
 
 
 def _text_array(items: list[Any], name: str) -> Array:
@@ -247,6 +259,10 @@ def _json_from_tensor(tensor: WireTensor) -> Any:
             "with binary_data true."
         )
     array = array_from_bytes(tensor.data, tensor.dtype, tensor.shape).ravel()
+    if array.dtype.kind == "f" and np.isinf(array).any():
+        raise InvalidInput(
+            f"output '{tensor.name}' holds infinity, which JSON cannot; ask for it with binary_data true."
+        )
     if tensor.dtype.size_bytes:
         return array
     try:

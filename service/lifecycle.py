@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from enginehouse.errors import Error, InvalidInput, NotFound
 from enginehouse.model_config import config_from_json, refuse_unhonoured, versions_to_serve
@@ -30,6 +31,7 @@ class Lifecycle:
         self._drain_seconds = drain_seconds
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: set[str] = set()
+        self._changes: set[asyncio.Task[None]] = set()
 
     @property
     def failed_models(self) -> frozenset[str]:
@@ -46,12 +48,35 @@ class Lifecycle:
             NotFound: the model is not in the repository.
             InvalidInput: it failed to load; what answered before still does.
         """
+        await self._to_the_end(self._load_locked(name, config_json))
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service; requests that were admitted are answered first.
+
+        Raises:
+            NotFound: the model is neither loaded nor known.
+        """
+        await self._to_the_end(self._unload_locked(name))
+
+    async def unload_all(self) -> None:
+        """Unload everything, all models at once."""
+        await asyncio.gather(*(self.unload(name) for name in self._registry.names()))
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """Finish a change although the caller leaves: half of one would leave engines open and states wrong."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _load_locked(self, name: str, config_json: str) -> None:
         async with self._locks[name]:
             try:
                 await self._load(name, config_json)
             except NotFound:
                 raise
-            except Error as problem:
+            except Exception as problem:
+                # A library may raise anything, and one model's trouble must never end the server.
                 if not self._registry.versions(name):
                     self._failed.add(name)
                     if not self._registry.states(name):
@@ -60,21 +85,12 @@ class Lifecycle:
                 raise InvalidInput(f"failed to load '{name}': {problem}") from problem
             self._failed.discard(name)
 
-    async def unload(self, name: str) -> None:
-        """Take a model out of service; requests that were admitted are answered first.
-
-        Raises:
-            NotFound: the model is neither loaded nor known.
-        """
+    async def _unload_locked(self, name: str) -> None:
         async with self._locks[name]:
             if name not in self._registry.names():
                 raise NotFound(f"failed to unload '{name}': the model is not loaded.")
             self._failed.discard(name)
             await self._retire(name, [], "unloaded")
-
-    async def unload_all(self) -> None:
-        """Unload everything, all models at once."""
-        await asyncio.gather(*(self.unload(name) for name in self._registry.names()))
 
     async def _load(self, name: str, config_json: str) -> None:
         config = await asyncio.to_thread(self._config, name, config_json)
@@ -82,27 +98,38 @@ class Lifecycle:
         wanted = versions_to_serve(config, available)
         if not wanted:
             raise InvalidInput(f"model '{name}' has no version to serve; there are {available}.")
-        loaded: list[LoadedVersion] = []
-        failures: dict[int, Error] = {}
-        for version in wanted:
-            is_live = version in self._registry.versions(name)
-            if not is_live:
-                self._registry.set_state(name, version, LOADING)
-            try:
-                loaded.append(await asyncio.to_thread(self._loader.load, config, version))
-            except Error as problem:
-                failures[version] = problem
-                if not is_live:
-                    self._registry.set_state(name, version, UNAVAILABLE, str(problem))
-                _log.error("model '%s' version %d cannot serve: %s", name, version, problem)
-        if not loaded and self._registry.versions(name):
+        loaded, failures = await self._load_versions(config, wanted)
+        live = self._registry.answering(name)
+        if not loaded and live:
             # A configuration that a client tried and that failed says nothing about what serves now.
             if not config_json:
                 self._mark_degraded(name, failures)
             raise InvalidInput(_reasons(failures))
         loaded = loaded or [await asyncio.to_thread(self._substitute, config, available, failures)]
         models = [ServedModel(version, self._clock) for version in loaded]
+        models += [model for model in live if int(model.version) in failures]
+        _mark_survivors(models, failures)
         await self._retire(name, models, "superseded")
+
+    async def _load_versions(
+        self, config: ModelConfig, wanted: Iterable[int]
+    ) -> tuple[list[LoadedVersion], dict[int, Exception]]:
+        """Load each version by itself: those that came, and why the others did not."""
+        loaded: list[LoadedVersion] = []
+        failures: dict[int, Exception] = {}
+        name = config.name
+        for version in wanted:
+            is_live = version in self._registry.versions(name)
+            if not is_live:
+                self._registry.set_state(name, version, LOADING)
+            try:
+                loaded.append(await asyncio.to_thread(self._loader.load, config, version))
+            except Exception as problem:
+                failures[version] = problem
+                if not is_live:
+                    self._registry.set_state(name, version, UNAVAILABLE, str(problem))
+                _log.error("model '%s' version %d cannot serve: %s", name, version, problem)
+        return loaded, failures
 
     def _config(self, name: str, config_json: str) -> ModelConfig:
         if not config_json:
@@ -112,16 +139,15 @@ class Lifecycle:
         refuse_unhonoured(config)
         return config
 
-    def _mark_degraded(self, name: str, failures: dict[int, Error]) -> None:
+    def _mark_degraded(self, name: str, failures: dict[int, Exception]) -> None:
         """What answers now stays in place, although something else was asked for."""
         reason = _reasons(failures)
-        for model in self._registry.served():
-            if model.name == name:
-                model.degraded = f"version {model.version} still serves because: {reason}"
-                self._registry.set_state(name, int(model.version), READY, f"degraded: {model.degraded}")
+        for model in self._registry.answering(name):
+            model.degraded = f"version {model.version} still serves because: {reason}"
+            self._registry.set_state(name, int(model.version), READY, f"degraded: {model.degraded}")
         _log.warning("model '%s' is degraded: %s", name, reason)
 
-    def _substitute(self, config: ModelConfig, available: list[int], failures: dict[int, Error]) -> LoadedVersion:
+    def _substitute(self, config: ModelConfig, available: list[int], failures: dict[int, Exception]) -> LoadedVersion:
         """Nothing that was asked for can serve: the previous version does, else the newest one's fallback engine.
 
         Raises:
@@ -132,14 +158,14 @@ class Lifecycle:
         for version in reversed(older):
             try:
                 loaded = self._loader.load(config, version)
-            except Error as problem:
+            except Exception as problem:
                 _log.warning("model '%s' version %d cannot step in: %s", config.name, version, problem)
                 continue
             return _degraded(loaded, f"version {version} serves because: {reason}")
         newest = max(failures)
         try:
             return self._loader.load_fallback(config, newest, reason)
-        except Error as problem:
+        except Exception as problem:
             _log.warning("model '%s' version %d has no working fallback: %s", config.name, newest, problem)
             raise failures[newest] from problem
 
@@ -170,7 +196,18 @@ class Lifecycle:
         await asyncio.to_thread(model.close)
 
 
-def _reasons(failures: dict[int, Error]) -> str:
+def _mark_survivors(models: Sequence[ServedModel], failures: dict[int, Exception]) -> None:
+    """Say of a version that could not be reloaded that it is the old one, and of the newest that it should not be."""
+    newest = max(models, key=lambda model: int(model.version))
+    for model in models:
+        own = failures.get(int(model.version))
+        if own is not None:
+            model.degraded = model.degraded or f"version {model.version} still serves because: {own}"
+    if failures and max(failures) > int(newest.version):
+        newest.degraded = newest.degraded or f"version {newest.version} serves because: {_reasons(failures)}"
+
+
+def _reasons(failures: dict[int, Exception]) -> str:
     return "; ".join(f"version {version}: {problem}" for version, problem in failures.items())
 
 

@@ -7,18 +7,19 @@ from pathlib import Path
 
 from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.engine import Engine
-from enginehouse.errors import Error, NotSupported, VerifyFailed
-from enginehouse.evidence import Evidence, read_evidence
+from enginehouse.errors import NotSupported, VerifyFailed
+from enginehouse.evidence import GOLDEN_FILE, Evidence, read_evidence
 from enginehouse.hardware import threads_per_instance
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.onnxruntime_engine import CPU_PROVIDER
 from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
-from enginehouse.repository import Repository, check_digests
+from enginehouse.repository import Repository, check_digests, check_file_digests
 from service.golden import check_golden
 from service.served_model import LoadedVersion
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+_KINDS = (ModelInstanceGroup.KIND_AUTO, ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU)
 _THREADS_PARAMETER = "intra_op_thread_count"
 
 
@@ -76,6 +77,7 @@ class VersionLoader:
         if evidence is None:
             raise NotSupported(f"model '{config.name}' version {version} has no evidence, and so no fallback engine.")
         record = evidence.engine_file("fallback")
+        check_file_digests(directory, evidence, (record.file, GOLDEN_FILE))
         file = _EngineFile(directory / record.file, record.platform, is_built_engine=False)
         return self._open(config, version, file, evidence, f"{record.file} serves because: {reason}")
 
@@ -94,7 +96,7 @@ class VersionLoader:
             if evidence is not None:
                 for engine in engines:
                     check_golden(engine, file.path.parent, evidence.golden, file.is_built_engine)
-        except Error as problem:
+        except BaseException as problem:
             if isinstance(problem, VerifyFailed):
                 self._on_golden_failure(config.name, version)
             for engine in engines:
@@ -113,8 +115,14 @@ def _providers(config: ModelConfig) -> list[str]:
     """One execution provider for each instance, in the order of the instance groups."""
     providers: list[str] = []
     for group in config.instance_group or [ModelInstanceGroup(count=1)]:
-        if group.kind == ModelInstanceGroup.KIND_MODEL:
-            raise NotSupported(f"model '{config.name}': instance_group kind KIND_MODEL is not supported.")
+        if group.kind not in _KINDS:
+            raise NotSupported(
+                f"model '{config.name}': instance_group kind {group.kind} is not supported; give KIND_CPU or KIND_GPU."
+            )
+        if any(device != 0 for device in group.gpus):
+            raise NotSupported(
+                f"model '{config.name}': instance_group asks for GPUs {list(group.gpus)}; only GPU 0 is used yet."
+            )
         on_gpu = group.kind == ModelInstanceGroup.KIND_GPU or bool(group.gpus)
         providers += [CUDA_PROVIDER if on_gpu else CPU_PROVIDER] * max(1, group.count)
     return providers

@@ -11,10 +11,19 @@ from service.request import InferRequest, InferResponse, Settle
 _log = logging.getLogger(__name__)
 
 
+def deliver(settle: Settle, answer: InferResponse | Error, model: str) -> None:
+    """Answer a caller; one that fails never hurts the others."""
+    try:
+        settle(answer)
+    except Exception:
+        # A closed transport may raise anything; the answer has nobody to go to.
+        _log.exception("the caller of model '%s' could not take its answer", model)
+
+
 class Pending:
     """A request on its way: admitted, perhaps running, not yet settled."""
 
-    __slots__ = ("_settle", "queued_at", "request", "rows", "shape_key", "timer")
+    __slots__ = ("_settle", "queue", "queued_at", "request", "rows", "shape_key", "timer")
 
     def __init__(self, request: InferRequest, settle: Settle, rows: int, shape_key: Hashable) -> None:
         self.request = request
@@ -22,6 +31,7 @@ class Pending:
         self.shape_key = shape_key
         self.queued_at = 0.0
         self.timer: Timer | None = None
+        self.queue: RequestQueue | None = None
         self._settle: Settle | None = settle
 
     @property
@@ -29,15 +39,10 @@ class Pending:
         return self._settle is None
 
     def settle(self, answer: InferResponse | Error) -> None:
-        """Answer the caller, the first time it is called; a caller that fails never hurts its batch mates."""
+        """Answer the caller, the first time it is called."""
         settle, self._settle = self._settle, None
-        if settle is None:
-            return
-        try:
-            settle(answer)
-        except Exception:
-            # A closed transport may raise anything; the answer has nobody to go to.
-            _log.exception("the caller of model '%s' could not take its answer", self.request.model_name)
+        if settle is not None:
+            deliver(settle, answer, self.request.model_name)
 
 
 class RequestQueue:
@@ -66,6 +71,7 @@ class RequestQueue:
                 f"model '{pending.request.model_name}': Exceeds maximum queue size of {self._max_size} requests. "
                 "Send fewer at once, add instances, or raise max_queue_size."
             )
+        pending.queue = self
         pending.queued_at = self._clock.now()
         if timeout_seconds:
             pending.timer = self._clock.call_later(timeout_seconds, self._expire, pending, timeout_seconds)

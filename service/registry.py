@@ -1,10 +1,14 @@
 """The server's table: from a model's name and version to what serves it. Only the thread of the queues touches it."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from enginehouse.errors import InvalidInput, NotFound, NotReady
 from service.served_model import ServedModel
+
+# As long as a number of 64 bits; Python refuses to read much longer ones.
+_VERSION = re.compile(r"[0-9]{1,19}")
 
 READY, LOADING, UNLOADING, UNAVAILABLE = "READY", "LOADING", "UNLOADING", "UNAVAILABLE"
 
@@ -38,9 +42,9 @@ class Registry:
             if model is None:
                 raise self._why_not(name, None)
             return model
-        if not version.isdecimal():
+        if not _VERSION.fullmatch(version):
             raise InvalidInput(
-                f"failed to get model version from specified version string '{version}'; expected a whole number."
+                f"failed to get model version from specified version string '{version[:40]}'; expected a whole number."
             )
         model = self._models.get(name, {}).get(int(version))
         if model is None:
@@ -50,6 +54,10 @@ class Registry:
     def versions(self, name: str) -> list[int]:
         """Versions of a model that answer, oldest first."""
         return sorted(self._models.get(name, {}))
+
+    def answering(self, name: str) -> list[ServedModel]:
+        """The versions of a model that answer, oldest first."""
+        return [model for _, model in sorted(self._models.get(name, {}).items())]
 
     def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
         """Let these answer from now on, in one step; tell which answered before and do no more."""
@@ -66,9 +74,6 @@ class Registry:
     def set_state(self, name: str, version: int, state: str, reason: str = "") -> None:
         self._states.setdefault(name, {})[version] = VersionState(state, reason)
 
-    def forget(self, name: str, version: int) -> None:
-        self._states.get(name, {}).pop(version, None)
-
     def states(self, name: str) -> dict[int, VersionState]:
         """The state of each version of a model that was ever asked for."""
         return dict(sorted(self._states.get(name, {}).items()))
@@ -80,8 +85,7 @@ class Registry:
     def served(self) -> Iterator[ServedModel]:
         """Everything that answers, by name and version."""
         for name in sorted(self._models):
-            for _, model in sorted(self._models[name].items()):
-                yield model
+            yield from self.answering(name)
 
     def _why_not(self, name: str, version: int | None) -> NotFound | NotReady:
         states = self._states.get(name)

@@ -1,9 +1,7 @@
 """Join the rows of several requests into one batch, and slice the outputs back: once in, once out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from enginehouse.dtype import Array, array_from_bytes, bytes_from_array
 from enginehouse.errors import EngineFailed
@@ -19,6 +17,7 @@ class Layout:
         inputs: specs as clients see them, with a leading -1 where the model batches.
         outputs: the same for outputs.
         engine_shapes: full engine shapes of the inputs that are reshaped on their way in.
+        engine_output_shapes: full engine shapes of the outputs that are reshaped on their way out.
         has_batch_axis: whether the leading dimension counts rows.
     """
 
@@ -26,6 +25,7 @@ class Layout:
     outputs: tuple[TensorSpec, ...]
     engine_shapes: Mapping[str, tuple[int, ...]]
     has_batch_axis: bool
+    engine_output_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
@@ -43,7 +43,8 @@ def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
             shape = (sum(part.shape[0] for part in parts), *tensor.shape[1:])
         array = array_from_bytes(data, tensor.dtype, shape)
         if tensor.name in layout.engine_shapes:
-            array = array.reshape(_engine_shape(layout, tensor.name, shape))
+            spec = next(spec for spec in layout.inputs if spec.name == tensor.name)
+            array = array.reshape(_carried(shape, spec.shape, layout.engine_shapes[tensor.name]))
         feeds[tensor.name] = array
     return feeds
 
@@ -66,10 +67,10 @@ def split(
     return [tuple(pieces[name][position] for name in names) for position, names in enumerate(wanted)]
 
 
-def _engine_shape(layout: Layout, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The engine's shape, with the rows of this batch in front where the model batches."""
-    engine_shape = layout.engine_shapes[name]
-    return (shape[0], *engine_shape[1:]) if layout.has_batch_axis else engine_shape
+def _carried(shape: Sequence[int], pattern: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+    """Fill the open dimensions of a reshape, in order, with the sizes that the open dimensions have here."""
+    sizes = iter([size for size, open_or_size in zip(shape, pattern, strict=True) if open_or_size == -1])
+    return tuple(next(sizes) if size == -1 else size for size in target)
 
 
 def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> Array:
@@ -80,13 +81,20 @@ def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> A
         raise EngineFailed(
             f"output '{spec.name}' has shape {list(array.shape)} for {rows} rows; its first dimension must be {rows}."
         )
-    shape = (rows, *spec.shape[1:]) if layout.has_batch_axis else spec.shape
-    if array.ndim == len(shape):
-        return np.ascontiguousarray(array)
+    if spec.dtype.size_bytes and array.dtype != spec.dtype.numpy:
+        raise EngineFailed(f"output '{spec.name}' is {array.dtype}; {spec.dtype.name} expected.")
+    pattern = layout.engine_output_shapes.get(spec.name)
+    if array.ndim != len(pattern or spec.shape):
+        raise EngineFailed(
+            f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern or spec.shape)} expected."
+        )
+    if pattern is None:
+        return array
+    shape = _carried(array.shape, pattern, spec.shape)
     try:
-        return np.ascontiguousarray(array).reshape(shape)
+        return array.reshape(shape)
     except ValueError:
-        raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(shape)} expected.") from None
+        raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern)} expected.") from None
 
 
 def _slices(array: Array, spec: TensorSpec, rows: Sequence[int], layout: Layout) -> list[WireTensor]:

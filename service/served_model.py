@@ -1,5 +1,6 @@
 """One model version that answers requests: its queue, its batcher, its instances and its statistics."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from service.batch import BatchPolicy
 from service.batcher import Batcher
 from service.clock import Clock
 from service.instance import Batch, Instance
-from service.queue import Pending, RequestQueue
+from service.queue import Pending, RequestQueue, deliver
 from service.request import InferRequest, InferResponse, Settle, Timings
 from service.rows import Layout
 from service.statistics import ModelStatistics
 from service.status import status_of
+
+_log = logging.getLogger(__name__)
 
 # Requests that may wait where the configuration says nothing: at a thousand a second, a second's worth.
 DEFAULT_MAX_QUEUE_SIZE = 1024
@@ -80,13 +83,9 @@ class ServedModel:
             self._batcher.admit(pending, self._timeout_of(request))
         except Error as refusal:
             self._count_failure(request, refusal)
-            settle(refusal)
+            deliver(settle, refusal, self.name)
             return None
         return pending
-
-    def cancel(self, pending: Pending) -> bool:
-        """Take out a request whose caller left; False if it is already running or settled."""
-        return self._queue.cancel(pending)
 
     def drain(self, on_drained: Callable[[], None]) -> None:
         """Refuse what is new, finish what is here, then call back. The instances are still to be closed."""
@@ -100,7 +99,10 @@ class ServedModel:
     def close(self) -> None:
         """Stop the threads and close the engines. Blocks until what runs has ended; call it from another thread."""
         for instance in self._instances:
-            instance.close()
+            try:
+                instance.close()
+            except Exception:
+                _log.exception("an engine of model '%s' version %s could not be closed", self.name, self.version)
 
     def _timeout_of(self, request: InferRequest) -> float:
         """A request may only lower the model's timeout, and only where the model lets it."""
@@ -145,8 +147,17 @@ class ServedModel:
 
 def layout_from_config(config: ModelConfig) -> Layout:
     """Tensors as clients see them, and the engine's shapes where `reshape` makes them differ."""
-    reshaped = {tensor.name: engine_shape(config, tensor) for tensor in config.input if tensor.HasField("reshape")}
-    return Layout(input_specs(config), output_specs(config), reshaped, has_batch_axis=config.max_batch_size > 0)
+    reshaped_inputs, reshaped_outputs = (
+        {tensor.name: engine_shape(config, tensor) for tensor in tensors if tensor.HasField("reshape")}
+        for tensors in (config.input, config.output)
+    )
+    return Layout(
+        input_specs(config),
+        output_specs(config),
+        reshaped_inputs,
+        has_batch_axis=config.max_batch_size > 0,
+        engine_output_shapes=reshaped_outputs,
+    )
 
 
 def policy_from_config(config: ModelConfig) -> BatchPolicy:

@@ -15,7 +15,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from service import describe
 from service.clock import Clock
 from service.lifecycle import Lifecycle
-from service.queue import Pending
+from service.queue import Pending, deliver
 from service.registry import Registry
 from service.request import InferRequest, Settle
 
@@ -74,16 +74,14 @@ class InferenceServer:
         try:
             model = self.registry.resolve(request.model_name, request.model_version)
         except Error as refusal:
-            settle(refusal)
+            deliver(settle, refusal, request.model_name)
             return None
         return model.infer(request, settle)
 
     def cancel(self, pending: Pending) -> None:
         """Take a request out of its queue because its caller left; one that is running finishes unheard."""
-        request = pending.request
-        for model in self.registry.served():
-            if model.name == request.model_name and model.cancel(pending):
-                return
+        if pending.queue is not None:
+            pending.queue.cancel(pending)
 
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""
@@ -133,7 +131,7 @@ class InferenceServer:
             models = [self.registry.resolve(name, version)]
         elif name:
             self.registry.resolve(name, "")
-            models = [model for model in self.registry.served() if model.name == name]
+            models = self.registry.answering(name)
         else:
             models = list(self.registry.served())
         return ModelStatisticsResponse(model_stats=[describe.model_statistics(model) for model in models])

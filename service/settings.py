@@ -54,7 +54,8 @@ class Settings(BaseSettings):
     @classmethod
     def _refuse_unknown_environment(cls, values: Any) -> Any:
         known = {f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in cls.model_fields}
-        unknown = [name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known]
+        given = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)]
+        unknown = [name for name in given if name.upper() not in known]
         if unknown:
             raise ValueError(f"unknown environment variables {', '.join(sorted(unknown))}; known: {sorted(known)}")
         return values
