@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from enginehouse.errors import Error
 from optimizer.recipe import Recipe, recipe_from_options
@@ -108,7 +109,7 @@ def _build(recipe: Recipe) -> None:
     console.print()
     for line in outcome_lines(published.evidence):
         console.print(line)
-    console.print(f"published {published.directory}", highlight=False, soft_wrap=True)
+    console.print(f"published {published.directory}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_plan(recipe: Recipe) -> None:
@@ -118,7 +119,7 @@ def _print_plan(recipe: Recipe) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     with tempfile.TemporaryDirectory() as workdir:
         for title, text in plan_rows(plan_build(recipe, Path(workdir), is_dry_run=True)):
-            table.add_row(title, text)
+            table.add_row(title, Text(text))
     console = _console()
     console.print(table)
     console.print("dry run: nothing was written.")

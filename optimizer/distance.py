@@ -42,7 +42,7 @@ def absolute_difference(expected: Array, found: Array) -> Array:
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return np.where(same, 0.0, np.nan_to_num(difference, nan=np.inf))
+    return np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
 
 
 def largest_value(array: Array) -> float:

@@ -103,6 +103,11 @@ def _is_classifier(output: TensorSpec) -> bool:
     return len(output.shape) == 1 or (len(output.shape) == 2 and output.shape[1] == 1)
 
 
+def score_text(metric: str, value: float) -> str:
+    """A share as a percentage, an error as a number."""
+    return f"{value * 100:.2f}%" if metric in SHARES else f"{value:.4g}"
+
+
 def _by_row(output: Array, batch: Batch) -> Array:
     return output[np.newaxis] if batch.is_whole else output
 

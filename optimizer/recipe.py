@@ -69,6 +69,6 @@ def recipe_from_options(**options: Any) -> Recipe:
         return Recipe(**options)
     except ValidationError as problem:
         first = problem.errors()[0]
-        text = first["msg"].removeprefix("Value error, ")
+        text = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         name = str(first["loc"][0]).replace("_", "-")
         raise InvalidInput(f"--{name} is {str(first['input'])!r}: {text[0].lower()}{text[1:]}.") from problem

@@ -23,7 +23,7 @@ from enginehouse.tensor import Tensors
 from optimizer.batch_invariance import Invariance, check_batch_invariance
 from optimizer.distance import OutputDistance
 from optimizer.feeds import Batch
-from optimizer.metrics import Metric
+from optimizer.metrics import Metric, score_text
 from optimizer.statistics import PairedDrop, drop_of_hits, drop_of_scores
 from optimizer.tolerance import Tolerance
 
@@ -172,11 +172,12 @@ def _drop_problem(record: MetricRecord, judge: Judge) -> str:
     assert judge.metric is not None
     limit = judge.tolerance.limit(record.source, judge.metric.higher_is_better)
     if not record.drop <= limit + 1e-12:
-        return f"{record.name} drops by {record.drop:.4g}, {judge.tolerance} is allowed"
+        return f"{record.name} drops by {score_text(record.name, record.drop)}, {judge.tolerance} is allowed"
     drop = PairedDrop(record.drop, record.drop_upper_95, record.p_value)
     if drop.is_significant and drop.upper_95 > limit:
+        upper = score_text(record.name, drop.upper_95)
         return (
-            f"{record.name} is significantly worse (p {drop.p_value:.2g}) and may drop by {drop.upper_95:.4g}; "
+            f"{record.name} is significantly worse (p {drop.p_value:.2g}) and may drop by {upper}; "
             f"{judge.tolerance} is allowed"
         )
     return ""

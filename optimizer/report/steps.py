@@ -37,7 +37,9 @@ class Steps:
             step = Step(progress, name)
             yield step
         seconds = f"{monotonic() - started:.1f} s"
-        self._console.print(f"{name:<{_NAME_WIDTH}} {seconds:>7}  {step.note}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"{name:<{_NAME_WIDTH}} {seconds:>7}  {step.note}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def _bar(self) -> Progress:
         return Progress(

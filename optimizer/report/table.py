@@ -6,8 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord
-from optimizer.metrics import SHARES
+from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord, TestScore
+from optimizer.metrics import score_text
 from optimizer.search import SOURCE
 
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
@@ -26,7 +26,7 @@ def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
     table.add_column("verdict", no_wrap=True)
     table.add_column("why", ratio=1)
     for record in candidates:
-        table.add_row(*_cells(record, measured), style=_STYLE[record.verdict])
+        table.add_row(*map(Text, _cells(record, measured)), style=_STYLE[record.verdict])
     return table
 
 
@@ -34,17 +34,8 @@ def outcome_lines(evidence: Evidence) -> list[Text]:
     """Say what was chosen and why, and what the test split says about it."""
     lines = [Text(f"chosen {evidence.chosen}: {evidence.reason}.")]
     if evidence.test is not None:
-        test = evidence.test
-        source, chosen = score_text(test.metric, test.source), score_text(test.metric, test.chosen)
-        lines.append(
-            Text(f"test {test.metric}: source {source}, {evidence.chosen} {chosen} ({test.rows} rows, scored once)")
-        )
+        lines.append(_test_line(evidence.chosen, evidence.test))
     return lines
-
-
-def score_text(metric: str, value: float) -> str:
-    """A share as a percentage, an error as a number."""
-    return f"{value * 100:.2f}%" if metric in SHARES else f"{value:.4g}"
 
 
 def size_text(size_bytes: int | None) -> str:
@@ -68,6 +59,13 @@ def _cells(record: CandidateRecord, measured: MetricRecord | None) -> list[str]:
         "reference" if _is_reference(record) else record.verdict,
         record.reason,
     ]
+
+
+def _test_line(chosen: str, test: TestScore) -> Text:
+    scores = f"source {score_text(test.metric, test.source)}"
+    if chosen != SOURCE:
+        scores += f", {chosen} {score_text(test.metric, test.chosen)}"
+    return Text(f"test {test.metric}: {scores} ({test.rows} rows, scored once)")
 
 
 def _is_reference(record: CandidateRecord) -> bool:

@@ -1,0 +1,76 @@
+from rich.console import Console
+
+from enginehouse.evidence import CandidateRecord, LatencyPoint, MetricRecord
+from optimizer.report.table import candidate_table, size_text
+
+WIDTH = 100
+
+
+def point(batch: int, median_ms: float) -> LatencyPoint:
+    return LatencyPoint(batch=batch, median_ms=median_ms, p99_ms=1, source_median_ms=1, rounds=8)
+
+
+METRIC = MetricRecord(
+    name="top1", rows=314, source=0.9904, candidate=0.9841, drop=0.0063, drop_upper_95=0.0167, p_value=0.25
+)
+RECORDS = (
+    CandidateRecord(
+        name="source",
+        precision="fp32",
+        size_bytes=516_017,
+        latency=(point(1, 0.0747), point(8, 0.255)),
+        verdict="accepted",
+        reason="the original",
+    ),
+    CandidateRecord(
+        name="int8",
+        precision="int8",
+        size_bytes=142_000,
+        metric=METRIC,
+        latency=(point(1, 0.0427), point(8, 1234.5)),
+        verdict="chosen",
+        reason="fastest: 1.81x (≥ 1.80x)",
+    ),
+    CandidateRecord(name="fp16", precision="fp16", verdict="declined", reason="a reason that needs more than one line"),
+)
+
+
+def printed(*records: CandidateRecord) -> str:
+    console = Console(width=WIDTH, record=True, file=None, quiet=True)
+    with console.capture() as capture:
+        console.quiet = False
+        console.print(candidate_table(records))
+    return capture.get()
+
+
+def test_every_candidate_has_its_row() -> None:
+    text = printed(*RECORDS)
+    source, int8 = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("source", "int8"))
+    assert source.split()[1:5] == ["516", "kB", "99.04%", "–"]
+    assert "0.0747 ms" in source
+    assert "reference" in source
+    assert "98.41%  0.63% (≤ 1.67%)" in int8
+    assert "chosen" in int8
+
+
+def test_it_fits_100_columns_and_breaks_only_the_reason() -> None:
+    lines = printed(*RECORDS).splitlines()
+    assert all(len(line) <= WIDTH for line in lines)
+    assert lines[0].split()[:3] == ["candidate", "size", "top1"]
+
+
+def test_without_a_metric_the_difference_is_shown() -> None:
+    record = RECORDS[1].model_copy(update={"metric": None, "max_abs_difference": 1.2e-6})
+    text = printed(record)
+    assert "difference" in text.splitlines()[0]
+    assert "1.2e-06" in text
+
+
+def test_sizes_are_readable() -> None:
+    assert [size_text(size) for size in (None, 12, 516_017, 97_800_000, 2_500_000_000)] == [
+        "–",
+        "12 B",
+        "516 kB",
+        "97.8 MB",
+        "2.5 GB",
+    ]

@@ -1,0 +1,46 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from enginehouse.errors import InvalidInput
+from optimizer.recipe import Recipe, recipe_from_options
+
+LEAST: dict[str, Any] = {"model": Path("a.onnx"), "name": "a", "repository": Path("repository")}
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    recipe = recipe_from_options(**LEAST)
+    assert (recipe.max_drop, recipe.golden, recipe.max_batch_size, recipe.seed) == ("1%", "calibration", None, 0)
+    assert recipe.tolerance.value == 0.01
+
+
+def test_a_recipe_never_changes_and_refuses_unknown_names() -> None:
+    with pytest.raises(ValidationError):
+        recipe_from_options(**LEAST).name = "b"
+    with pytest.raises(ValidationError):
+        Recipe(**{**LEAST, "speed": "high"})
+
+
+def test_it_is_json() -> None:
+    assert recipe_from_options(**LEAST).model_dump(mode="json")["model"] == "a.onnx"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"name": "../a"}, "--name is '../a': expected letters, digits"),
+        ({"name": ".hidden"}, "--name is '.hidden'"),
+        ({"metric": "f1"}, "--metric is 'f1': expected 'top1', 'mse' or 'agreement'"),
+        ({"golden": "none"}, "--golden is 'none'"),
+        ({"max_batch_size": 0}, "--max-batch-size is '0'"),
+        ({"benchmark_seconds": -1.0}, "--benchmark-seconds is '-1.0'"),
+        ({"seed": -1}, "--seed is '-1'"),
+        ({"max_drop": "much"}, "max-drop is 'much'; expected a percent"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_expected(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        recipe_from_options(**{**LEAST, **option})
+    assert str(caught.value).startswith(message)
