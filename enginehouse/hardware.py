@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from enginehouse.cpu_quota import quota_cores
+
 # What decides which integer and half-precision kernels a CPU library picks.
 _DECISIVE_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
 _DECISIVE_ISA_ARM = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
@@ -33,10 +35,10 @@ def this_hardware() -> Hardware:
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the cores that this process may keep busy: its affinity, within what its cgroup allows, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = quota_cores()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def threads_per_instance(instance_count: int) -> int:

@@ -1,6 +1,7 @@
 """The door to ONNX Runtime, with all its execution providers."""
 
 import ctypes
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -108,6 +109,8 @@ def _is_installed(distribution: str) -> bool:
 
 def _open_session(path: Path, threads: int, provider: str, provider_options: dict[str, str], optimize: bool) -> Any:
     extra = _EXTRA_OF_PROVIDER.get(provider, "cpu")
+    # Its wheels report use to their maker unless told not to; a server tells nobody what it runs.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as problem:
