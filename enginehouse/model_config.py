@@ -19,7 +19,7 @@ from enginehouse.tensor import TensorSpec
 CONFIG_FILE = "config.pbtxt"
 
 # Every field that is honoured, or that asks for nothing here (formats and labels describe; pinned memory is a hint).
-_HONOURED = frozenset(
+HONOURED_FIELDS = frozenset(
     (
         "name",
         "platform",
@@ -52,7 +52,7 @@ _HONOURED = frozenset(
     )
 )
 # Fields of which some are honoured: with none of them set, they ask for the defaults.
-_HONOURED_IN_PART = frozenset(path[: path.rindex(".")] for path in _HONOURED if "." in path)
+_HONOURED_IN_PART = frozenset(path[: path.rindex(".")] for path in HONOURED_FIELDS if "." in path)
 
 
 def read_config(model_directory: Path) -> ModelConfig:
@@ -135,7 +135,7 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 
 def refuse_unhonoured(config: ModelConfig) -> None:
     """Raise `NotSupported` naming every field that is set and would not be honoured."""
-    unknown = sorted({path for path in _set_fields(config, "") if path not in _HONOURED})
+    unknown = sorted({path for path in _set_fields(config, "") if path not in HONOURED_FIELDS})
     if unknown:
         raise NotSupported(
             f"model '{config.name}': this server does not honour {', '.join(unknown)} in config.pbtxt yet. "
@@ -225,7 +225,7 @@ def _set_fields(message: Message, prefix: str) -> Iterator[str]:
     for field, value in message.ListFields():
         path = prefix + field.name
         is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-        if field.message_type is None or is_map or path in _HONOURED:
+        if field.message_type is None or is_map or path in HONOURED_FIELDS:
             yield path
             continue
         for item in value if field.is_repeated else [value]:
