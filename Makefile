@@ -73,7 +73,7 @@ bench: test-install ## the measurements that the README quotes
 LOCK = uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q
 
 lock: ## resolve the dependencies again (needs uv)
-	$(LOCK) --extra build --extra cpu --extra optimizer --extra test --extra dev --extra loadtest -o locks/test.txt
+	$(LOCK) --extra build --extra cpu --extra optimizer --extra openvino --extra test --extra dev --extra loadtest -o locks/test.txt
 	$(LOCK) --extra build --extra cpu --extra optimizer -c locks/test.txt -o locks/run.txt
 	$(LOCK) --extra build --extra cpu -c locks/test.txt -o locks/service.txt
 	$(LOCK) locks/torch.in --extra build --extra cpu --extra optimizer --extra examples -c locks/test.txt -o locks/torch.txt
