@@ -14,7 +14,6 @@ from optimizer.graph import Graph
 from optimizer.graph_run import run_graph
 from optimizer.nodes import int_attribute
 from optimizer.passes.graph_editor import GraphEditor
-from optimizer.shapes import infer_shapes
 from optimizer.synthetic import synthetic_feeds
 
 SYMBOL = "batch"
@@ -141,17 +140,3 @@ def _with_open_reshapes(graph: Graph, rows: int) -> Graph:
         reshaped.input[1] = editor.add_weight(f"{node.input[1]}_open", opened)
         editor.replace([node], reshaped)
     return editor.rewritten().graph
-
-
-def inferred_outputs(graph: Graph) -> Graph:
-    """Give the outputs what shape inference knows of them beyond their declaration.
-
-    Raises:
-        onnx.shape_inference.InferenceError: shapes or types contradict each other.
-    """
-    inferred = infer_shapes(graph.model, is_strict=True)
-    model = graph.copy()
-    del model.graph.output[:], model.graph.value_info[:]
-    model.graph.output.extend(inferred.graph.output)
-    model.graph.value_info.extend(inferred.graph.value_info)
-    return Graph(model)

@@ -7,7 +7,8 @@ import onnx
 from enginehouse.errors import Error, InvalidInput, Unsupported
 from optimizer.graph import INLINE_LIMIT_BYTES, Graph, load_graph
 from optimizer.graph_run import why_not_runnable
-from optimizer.importers.batch_axis import find_batch_axis, inferred_outputs, open_batch_axis
+from optimizer.importers.batch_axis import find_batch_axis, open_batch_axis
+from optimizer.importers.normal_form import normal_form
 from optimizer.importers.operators import newest_readable, unknown_operators
 
 
@@ -61,7 +62,7 @@ def _check_versions(graph: Graph, path: Path) -> None:
 def _checked(graph: Graph, path: Path) -> Graph:
     """Infer first: the checker wants a shape for every output, which exporters leave out and inference finds."""
     try:
-        graph = inferred_outputs(graph)
+        graph = normal_form(graph)
         _check_interface(graph, path)
         if graph.size_bytes <= INLINE_LIMIT_BYTES:
             onnx.checker.check_model(graph.model, full_check=True)

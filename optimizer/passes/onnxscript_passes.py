@@ -4,7 +4,9 @@ Optimizer: folds constants and static shapes, inlines functions, and joins commo
 Rewriter: removes no-op reshapes, casts and transposes, joins slices, clips and rectifiers.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import onnx
 
@@ -31,6 +33,19 @@ def rewrite_with_onnxscript(graph: Graph) -> Rewritten:
 
 def _apply(graph: Graph, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Rewritten:
     """The library renames and reorders what it does not change, so the nodes decide whether anything changed."""
-    result = Graph(rewrite(graph.copy()))
+    with _quiet("onnxscript"), _quiet("onnx_ir"):
+        result = Graph(rewrite(graph.copy()))
     changed = result.op_counts() != graph.op_counts() or result.parameter_count != graph.parameter_count
     return Rewritten(result if changed else graph, changed)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a library's warnings about what it skips from the screen; what it did, the record says."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

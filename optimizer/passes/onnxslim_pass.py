@@ -1,11 +1,19 @@
-"""The door to onnxslim: fusions and shape folding of a kept-up library."""
+"""The door to onnxslim: fusions and shape folding of a kept-up library.
+
+Declines opsets before 7, which the library cannot read.
+"""
 
 from enginehouse.errors import MissingExtra
 from optimizer.graph import Graph
-from optimizer.passes.rewrite_pass import Rewritten
+from optimizer.passes.rewrite_pass import Declined, Rewritten
+
+_OLDEST_OPSET = 7
 
 
 def slim(graph: Graph) -> Rewritten:
+    if graph.opset < _OLDEST_OPSET:
+        reason = f"onnxslim does not read opset {graph.opset}; opset {_OLDEST_OPSET} is needed"
+        return Rewritten(graph, changed=False, declined=(Declined("the graph", reason),))
     try:
         import onnxslim
     except ImportError as problem:

@@ -21,3 +21,10 @@ def test_graph_without_anything_to_do_is_unchanged(plant: Callable[..., Graph]) 
     result = slim(graph)
     assert not result.changed
     assert result.graph is graph
+
+
+def test_opset_that_the_library_cannot_read_is_declined(
+    plant: Callable[..., Graph], declines: Callable[..., None]
+) -> None:
+    graph = plant("(float[N,2] x) => (float[N,2] y) { a = Tanh(x) y = Tanh(a) }", {}, opset=6)
+    declines(slim, graph, "opset 7 is needed")
