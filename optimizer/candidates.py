@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnx import TensorProto
 
+from enginehouse.errors import EngineFailed
 from optimizer.data import DataSet
 from optimizer.graph import Graph, load_graph
 from optimizer.quantize.calibration import calibrate
@@ -62,7 +63,11 @@ def int8_candidate(graph: Graph, data: DataSet | None, workdir: Path) -> Candida
     split = calibration_split(data)
     assert split is not None
     feeds = (batch.feeds for batch in data.batches(split, _CALIBRATION_ROWS))
-    quantized = quantize_int8(graph, plan, calibrate(graph, plan.tensors, feeds, workdir))
+    try:
+        table = calibrate(graph, plan.tensors, feeds, workdir)
+    except EngineFailed as problem:
+        return Candidate(INT8, INT8, None, f"calibration failed: {problem}")
+    quantized = quantize_int8(graph, plan, table)
     if isinstance(quantized, Declined):
         return Candidate(INT8, INT8, None, quantized.reason)
     return _saved(INT8, INT8, quantized, workdir)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginehouse.engine import Engine
+from enginehouse.errors import EngineFailed
 from enginehouse.evidence import Evidence, PassRecord
 from enginehouse.hardware import threads_per_instance
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
@@ -26,7 +27,7 @@ from optimizer.samples import sample_feeds
 from optimizer.search import Choice, accepted_candidates, choose
 from optimizer.staging import check_writable, staging
 from optimizer.synthetic import synthetic_feeds
-from optimizer.verify import Judge, Verification, verify
+from optimizer.verify import Judge, Verification, failed, verify
 from optimizer.version_record import Finished, fallback_name, make_evidence, record_candidate
 
 _VERIFY_ROWS = 32
@@ -51,8 +52,8 @@ def build(recipe: Recipe, steps: Steps) -> Published:
     with staging(recipe.repository) as workdir, ExitStack() as stack:
         plan = _plan(recipe, workdir, steps)
         candidates, passes = _make_candidates(plan, workdir, steps)
-        engines = _open_engines(candidates, stack)
-        verifications = _verify(plan, candidates, engines, steps)
+        engines, failures = _open_engines(candidates, stack)
+        verifications = {**_verify(plan, candidates, engines, steps), **failures}
         accepted_candidates([record_candidate(candidate, verifications) for candidate in candidates])
         measured = _benchmark(plan, engines, verifications, steps)
         choice = choose([record_candidate(candidate, verifications, measured) for candidate in candidates])
@@ -93,25 +94,33 @@ def _rewrite_note(before: int, after: int, passes: tuple[PassRecord, ...]) -> st
     return f"{before} nodes became {after}" + (f"; dropped: {', '.join(dropped)}" if dropped else "")
 
 
-def _open_engines(candidates: tuple[Candidate, ...], stack: ExitStack) -> dict[str, Engine]:
+def _open_engines(
+    candidates: tuple[Candidate, ...], stack: ExitStack
+) -> tuple[dict[str, Engine], dict[str, Verification]]:
+    """Open what can be opened; a candidate that cannot has failed, and only the source must."""
     engines: dict[str, Engine] = {}
+    failures: dict[str, Verification] = {}
     for candidate in candidates:
-        if candidate.path is not None:
+        if candidate.path is None:
+            continue
+        try:
             engine = OnnxRuntimeEngine(candidate.path, threads_per_instance(1))
-            stack.callback(engine.close)
-            engines[candidate.name] = engine
-    return engines
+        except EngineFailed as problem:
+            if candidate.name == SOURCE:
+                raise
+            failures[candidate.name] = failed(str(problem))
+            continue
+        stack.callback(engine.close)
+        engines[candidate.name] = engine
+    return engines, failures
 
 
 def _verify(
     plan: Plan, candidates: tuple[Candidate, ...], engines: Mapping[str, Engine], steps: Steps
 ) -> dict[str, Verification]:
     judge = Judge(plan.metric, plan.recipe.tolerance, plan.config.max_batch_size > 1, plan.recipe.seed)
-    contenders = {
-        candidate.name: (engines[candidate.name], candidate.precision)
-        for candidate in candidates
-        if candidate.name in engines and candidate.name != SOURCE
-    }
+    precisions = {candidate.name: candidate.precision for candidate in candidates}
+    contenders = {name: (engine, precisions[name]) for name, engine in engines.items() if name != SOURCE}
     with steps.step("verify") as step:
         verifications = verify(engines[SOURCE], contenders, _judged_batches(plan, step), judge)
         accepted = [name for name, found in verifications.items() if found.is_accepted]

@@ -82,7 +82,7 @@ def _why_not(record: CandidateRecord, best: CandidateRecord | None) -> str:
         return "not clearly faster"
     if _speedup(record) * LEAST_SPEEDUP < _speedup(best):
         return f"{best.name} is faster"
-    return f"{best.name} is as fast and nearer to the original"
+    return f"{best.name} is as fast, and nearer"
 
 
 def _speed_text(record: CandidateRecord) -> str:

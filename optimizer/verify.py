@@ -54,6 +54,11 @@ class Verification:
     has_failed: bool = False
 
 
+def failed(reason: str) -> Verification:
+    """A candidate that could not be run at all."""
+    return Verification(False, reason, None, OutputDistance(), None, has_failed=True)
+
+
 class _Comparison:
     """One candidate while the batches pass; an engine that fails is asked no more."""
 
@@ -113,7 +118,7 @@ def _verdict(
     comparison: _Comparison, precision: str, source_scores: list[Array], first: Tensors, judge: Judge
 ) -> Verification:
     if comparison.failure:
-        return Verification(False, comparison.failure, None, comparison.distance, None, has_failed=True)
+        return failed(comparison.failure)
     if not np.isfinite(comparison.distance.largest):
         reason = "outputs have another shape than the original's, or are not finite where its are"
         return Verification(False, reason, None, comparison.distance, None)

@@ -8,7 +8,7 @@ else, the additions of a residual network included, computes in the precision it
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto, TensorProto, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
 from optimizer.graph import INLINE_LIMIT_BYTES, Graph
 from optimizer.quantize.calibration import CalibrationTable
@@ -62,6 +62,14 @@ def quantize_int8(graph: Graph, plan: QuantizationPlan, table: CalibrationTable)
     strange = [name for name, pair in table.ranges.items() if not np.isfinite(pair).all()]
     if strange:
         return Declined(f"tensor '{strange[0]}' was not finite on the calibration rows")
+    try:
+        return Graph(_quantized_model(graph, plan, table))
+    except Exception as problem:
+        # The library raises whatever occurs to it; a graph that it cannot treat must not end the build.
+        return Declined(f"ONNX Runtime's quantizer failed: {type(problem).__name__}: {problem}")
+
+
+def _quantized_model(graph: Graph, plan: QuantizationPlan, table: CalibrationTable) -> ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -70,9 +78,8 @@ def quantize_int8(graph: Graph, plan: QuantizationPlan, table: CalibrationTable)
         name: TensorData(lowest=np.float32(lowest), highest=np.float32(highest))
         for name, (lowest, highest) in table.ranges.items()
     }
-    model = shape_inference.infer_shapes(named_graph(graph).model)
     quantizer = QDQQuantizer(
-        model,
+        shape_inference.infer_shapes(named_graph(graph).model),
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
@@ -84,7 +91,8 @@ def quantize_int8(graph: Graph, plan: QuantizationPlan, table: CalibrationTable)
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
     quantizer.quantize_model()
-    return Graph(quantizer.model.model)
+    quantized: ModelProto = quantizer.model.model
+    return quantized
 
 
 def named_graph(graph: Graph) -> Graph:

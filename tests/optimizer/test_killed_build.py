@@ -97,7 +97,7 @@ def test_a_build_killed_at_any_point_leaves_whole_versions_only(builder: Builder
     duration = monotonic() - started
     random = np.random.default_rng(20)
     points = [("", float(delay)) for delay in random.uniform(0, duration, ANYWHERE)]
-    points += [("test ", float(delay)) for delay in random.uniform(0, 0.04, NEAR_PUBLISHING)]
+    points += [("test ", float(delay)) for delay in random.uniform(0, 0.02, NEAR_PUBLISHING)]
     before = complete_versions(builder.repository)
     for number, (after_line, delay) in enumerate(points):
         # Every other build is a model's first, which brings its whole directory.

@@ -15,6 +15,9 @@ from enginehouse.evidence import CandidateRecord, read_evidence
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.repository import Repository, check_digests
 from optimizer import pipeline
+from optimizer.candidates import Candidate
+from optimizer.data import DataSet
+from optimizer.graph import Graph
 from optimizer.pipeline import Published, build
 from optimizer.recipe import recipe_from_options
 from optimizer.report.steps import Steps
@@ -135,6 +138,20 @@ def test_the_test_split_never_steers_the_choice(
     assert seen[0] == seen[1]
     assert scores[0] == 1.0
     assert scores[1] < 0.9, "the poison was read in the end"
+
+
+def test_a_candidate_that_cannot_be_opened_has_failed_and_the_others_go_on(
+    small_model: Path, small_data: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph: Graph, data: DataSet | None, workdir: Path) -> Candidate:
+        (workdir / "int8.onnx").write_bytes(b"no model")
+        return Candidate("int8", "int8", workdir / "int8.onnx")
+
+    monkeypatch.setattr(pipeline, "int8_candidate", broken)
+    published = built(model=small_model, data=str(small_data), repository=repository)
+    assert candidate(published, "int8").verdict == "failed"
+    assert "cannot open int8.onnx" in candidate(published, "int8").reason
+    assert candidate(published, "fp32").verdict in ("accepted", "chosen")
 
 
 def test_another_model_under_the_same_name_is_refused(

@@ -62,7 +62,7 @@ def test_a_bound_just_above_the_least_is_enough() -> None:
 def test_precision_is_not_given_up_for_a_speed_that_another_has_too() -> None:
     chosen, _, reason = verdicts(record("fp32", 1.31), record("int8", 1.33))
     assert chosen == "fp32"
-    assert reason["int8"].startswith("fp32 is as fast and nearer to the original: 1.33x")
+    assert reason["int8"].startswith("fp32 is as fast, and nearer: 1.33x")
 
 
 def test_the_reason_says_why_the_source_stays() -> None:

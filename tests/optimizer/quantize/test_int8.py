@@ -119,6 +119,13 @@ def test_ranges_that_are_not_finite_are_declined(small_graph: Graph, bad: float)
     assert "was not finite" in found.reason
 
 
+def test_a_graph_that_the_library_cannot_treat_is_declined(small_graph: Graph) -> None:
+    plan = planned(small_graph)
+    found = quantize_int8(small_graph, plan, CalibrationTable({"x": (0.0, 1.0)}, 1, "", ""))
+    assert isinstance(found, Declined)
+    assert found.reason.startswith("ONNX Runtime's quantizer failed: ValueError: ")
+
+
 def test_nodes_without_names_can_be_quantized(small_graph: Graph, tmp_path: Path) -> None:
     assert not any(node.name for node in small_graph.model.graph.node)
     assert quantized(small_graph, tmp_path, {"x": X}).op_counts()["DequantizeLinear"] > 0
