@@ -191,13 +191,13 @@ def _publish(
     plan: Plan, choice: Choice, passes: tuple[PassRecord, ...], finished: Finished, workdir: Path, steps: Steps
 ) -> Published:
     with steps.step("publish") as step:
-        versions: dict[int, Evidence] = {}
-
-        def evidence_for(version: int) -> Evidence:
-            versions[version] = make_evidence(plan, choice, passes, finished, version)
-            return versions[version]
-
-        version = publish(plan.recipe.repository, plan.config, finished.files, workdir, evidence_for)
-        directory = plan.recipe.repository / plan.recipe.name / str(version)
+        evidence = publish(
+            plan.recipe.repository,
+            plan.config,
+            finished.files,
+            workdir,
+            lambda version: make_evidence(plan, choice, passes, finished, version),
+        )
+        directory = plan.recipe.repository / plan.recipe.name / str(evidence.version)
         step.note = str(directory)
-    return Published(versions[version], directory)
+    return Published(evidence, directory)

@@ -19,7 +19,7 @@ _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 def publish(
     repository: Path, config: ModelConfig, files: Path, workdir: Path, make_evidence: Callable[[int], Evidence]
-) -> int:
+) -> Evidence:
     """Give a version its number and its place.
 
     Args:
@@ -30,7 +30,7 @@ def publish(
         make_evidence: given the number, the evidence; the digests of the files are filled in here.
 
     Returns:
-        The version's number.
+        The evidence as it was written, with the version's number.
 
     Raises:
         AlreadyExists: a configuration is there that differs.
@@ -45,7 +45,7 @@ def publish(
             write_evidence(evidence, files)
             _flush_folder(files)
             if _rename_into_place(repository, config, files, workdir, version):
-                return version
+                return evidence
             (files / EVIDENCE_FILE).unlink()
             version += 1
 

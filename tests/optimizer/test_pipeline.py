@@ -54,7 +54,7 @@ def test_a_version_is_published_with_everything_that_proves_it(
     names = {path.name for path in published.directory.iterdir()}
     assert names == {"model.onnx", "fallback.onnx", "golden.npz", "evidence.json"}
     evidence = read_evidence(published.directory)
-    assert evidence is not None
+    assert evidence == published.evidence
     check_digests(published.directory, evidence)
     assert [record.name for record in evidence.candidates] == ["source", "fp32", "int8"]
     assert evidence.test is not None

@@ -52,7 +52,7 @@ def published(repository: Path, chosen: ModelConfig | None = None) -> int:
         files.mkdir()
         for name in ("model.onnx", "golden.npz"):
             (files / name).write_bytes(name.encode())
-        return publish(repository, chosen or config(), files, workdir, evidence)
+        return publish(repository, chosen or config(), files, workdir, evidence).version
 
 
 def test_the_first_version_comes_with_the_configuration(tmp_path: Path) -> None:
