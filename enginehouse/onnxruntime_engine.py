@@ -30,7 +30,8 @@ class OnnxRuntimeEngine:
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
-        NotSupported: the provider is not in this build of ONNX Runtime, or was silently not used.
+        NotSupported: the provider is not in this build of ONNX Runtime, or was silently not used; or the model has
+            both BF16 tensors and BYTES inputs.
         EngineFailed: ONNX Runtime cannot open the file.
     """
 
@@ -48,6 +49,10 @@ class OnnxRuntimeEngine:
         self._output_names = [spec.name for spec in self.outputs]
         self._has_bf16 = any(spec.dtype is _BF16 for spec in (*self.inputs, *self.outputs))
         self._string_inputs = [spec.name for spec in self.inputs if not spec.dtype.size_bytes]
+        if self._has_bf16 and self._string_inputs:
+            raise NotSupported(
+                f"{path.name} has BF16 tensors and BYTES inputs; ONNX Runtime takes one or the other here."
+            )
 
     def run(self, feeds: Tensors) -> Tensors:
         """Compute every output; BYTES elements may be `str` or UTF-8 `bytes`."""
