@@ -12,6 +12,7 @@ from optimizer.data import DataSet
 from optimizer.graph import Graph, load_graph
 from optimizer.quantize.calibration import calibrate
 from optimizer.quantize.int8 import Declined, plan_int8, quantize_int8
+from optimizer.quantize.opset import with_quantizable_opset
 from optimizer.samples import calibration_split
 
 SOURCE = "source"
@@ -54,23 +55,47 @@ def rewritten_candidate(graph: Graph, workdir: Path) -> Candidate:
 
 def int8_candidate(graph: Graph, data: DataSet | None, workdir: Path) -> Candidate:
     """Calibrate and quantize the rewritten graph, or say why not."""
-    refusal = int8_refusal(graph, data)
-    if refusal:
-        return Candidate(INT8, INT8, None, refusal)
-    plan = plan_int8(graph)
-    assert data is not None
-    assert not isinstance(plan, Declined)
-    split = calibration_split(data)
-    assert split is not None
-    feeds = (batch.feeds for batch in data.batches(split, _CALIBRATION_ROWS))
-    try:
-        table = calibrate(graph, plan.tensors, feeds, workdir)
-    except EngineFailed as problem:
-        return Candidate(INT8, INT8, None, f"calibration failed: {problem}")
-    quantized = quantize_int8(graph, plan, table)
+    quantized = _quantized(graph, data, workdir)
     if isinstance(quantized, Declined):
         return Candidate(INT8, INT8, None, quantized.reason)
     return _saved(INT8, INT8, quantized, workdir)
+
+
+def _quantized(graph: Graph, data: DataSet | None, workdir: Path) -> Graph | Declined:
+    split = _calibration_split(data)
+    if isinstance(split, Declined):
+        return split
+    quantizable = with_quantizable_opset(graph)
+    if isinstance(quantizable, Declined):
+        return quantizable
+    plan = plan_int8(quantizable)
+    if isinstance(plan, Declined):
+        return plan
+    assert data is not None
+    feeds = (batch.feeds for batch in data.batches(split, _CALIBRATION_ROWS))
+    try:
+        table = calibrate(quantizable, plan.tensors, feeds, workdir)
+    except EngineFailed as problem:
+        return Declined(f"calibration failed: {problem}")
+    return quantize_int8(quantizable, plan, table)
+
+
+def int8_refusal(graph: Graph, data: DataSet | None) -> str:
+    """Say why INT8 will not be tried, as far as that can be told beforehand; empty if it will."""
+    split = _calibration_split(data)
+    if isinstance(split, Declined):
+        return split.reason
+    quantizable = with_quantizable_opset(graph)
+    if isinstance(quantizable, Declined):
+        return quantizable.reason
+    plan = plan_int8(quantizable)
+    return plan.reason if isinstance(plan, Declined) else ""
+
+
+def _calibration_split(data: DataSet | None) -> str | Declined:
+    if data is None:
+        return Declined("ranges must be calibrated on real rows: give --data")
+    return calibration_split(data) or Declined("the data has no calibration rows")
 
 
 def place(candidate: Candidate, path: Path) -> None:
@@ -80,16 +105,6 @@ def place(candidate: Candidate, path: Path) -> None:
         load_graph(candidate.path).save(path)
     else:
         shutil.copyfile(candidate.path, path)
-
-
-def int8_refusal(graph: Graph, data: DataSet | None) -> str:
-    """Say why INT8 will not be tried; empty if it will."""
-    if data is None:
-        return "ranges must be calibrated on real rows: give --data"
-    if calibration_split(data) is None:
-        return "the data has no calibration rows"
-    plan = plan_int8(graph)
-    return plan.reason if isinstance(plan, Declined) else ""
 
 
 def precision_of(graph: Graph) -> str:

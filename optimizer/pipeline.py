@@ -124,7 +124,8 @@ def _verify(
     with steps.step("verify") as step:
         verifications = verify(engines[SOURCE], contenders, _judged_batches(plan, step), judge)
         accepted = [name for name, found in verifications.items() if found.is_accepted]
-        step.note = f"inside the tolerance of {judge.tolerance}: {', '.join(accepted) or 'none'}"
+        rule = f"inside the tolerance of {judge.tolerance}" if judge.metric else "equal to the source up to rounding"
+        step.note = f"{rule}: {', '.join(accepted) or 'none'}"
     return verifications
 
 

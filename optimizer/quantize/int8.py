@@ -18,7 +18,7 @@ _PASSING_ON = frozenset(
     ("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 )
 # From this opset on, weights can have one scale per channel.
-_LOWEST_OPSET = 13
+LOWEST_OPSET = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Declined:
 
 def plan_int8(graph: Graph) -> QuantizationPlan | Declined:
     """Choose the nodes: what multiplies by FP32 weights, and what passes its values on."""
-    if graph.opset < _LOWEST_OPSET:
-        return Declined(f"opset {graph.opset} has no per-channel quantization; {_LOWEST_OPSET} or later is needed")
+    if graph.opset < LOWEST_OPSET:
+        return Declined(f"opset {graph.opset} has no per-channel quantization; {LOWEST_OPSET} or later is needed")
     if graph.size_bytes > INLINE_LIMIT_BYTES:
         return Declined("the model is larger than 2 GB, which the quantizer cannot read")
     named = named_graph(graph)

@@ -1,3 +1,7 @@
+import os
+import select
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +45,25 @@ def test_a_missing_function_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.py does not exist"):
         write_rows(f"{tmp_path}/none.py:rows", [X], True, tmp_path / "out")
+
+
+def test_the_function_ends_with_the_build_that_called_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "user.py").write_text(
+        f"def rows():\n    pipe = open({str(pipe)!r}, 'w')\n    print('started', file=pipe, flush=True)\n"
+        "    while True:\n        yield {'x': [0.0, 0.0]}\n"
+    )
+    code = (
+        "import sys; from pathlib import Path; from enginehouse.dtype import DTYPES; "
+        "from enginehouse.tensor import TensorSpec; from optimizer.row_function import write_rows; "
+        "write_rows(sys.argv[1], [TensorSpec('x', DTYPES['FP32'], (-1, 2))], True, Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, f"{tmp_path / 'user.py'}:rows", str(tmp_path / "out")]
+    with subprocess.Popen(command) as build, pipe.open() as messages:
+        assert messages.readline() == "started\n"
+        build.kill()
+        # The pipe ends when the last process that can write to it does.
+        readable, _, _ = select.select([messages], [], [], 30)
+        assert readable
+        assert messages.read() == ""
