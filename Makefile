@@ -8,8 +8,11 @@ MODELS := digits digits_mlp digits_lstm
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH_PIP_FLAGS ?=
 
+# ONNX Runtime's wheels collect usage data unless they are told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
 .DEFAULT_GOAL := help
-.PHONY: help install test-install torch-install build run test test-torch check format bench lock clean proto
+.PHONY: help install test-install torch-install build run test test-torch check format bench docs loadtest lock clean proto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -67,8 +70,9 @@ format: test-install ## mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: test-install ## the measurements that the README quotes
-	$(BIN)/python benchmarks/served_vs_raw.py
+bench: build ## the measurements that the README and docs/measurements.md quote
+	$(BIN)/python -m benchmarks.original_vs_optimized --repository $(REPOSITORY)
+	$(BIN)/python -m benchmarks.served_vs_raw
 
 LOCK = uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q
 
@@ -76,7 +80,14 @@ lock: ## resolve the dependencies again (needs uv)
 	$(LOCK) --extra build --extra cpu --extra optimizer --extra openvino --extra test --extra dev --extra loadtest -o locks/test.txt
 	$(LOCK) --extra build --extra cpu --extra optimizer -c locks/test.txt -o locks/run.txt
 	$(LOCK) --extra build --extra cpu -c locks/test.txt -o locks/service.txt
+	$(LOCK) locks/service-gpu.in --extra build --extra gpu -c locks/test.txt -o locks/service-gpu.txt
 	$(LOCK) locks/torch.in --extra build --extra cpu --extra optimizer --extra examples -c locks/test.txt -o locks/torch.txt
+
+docs: test-install ## write the tables of docs/ from the code
+	$(BIN)/python -m docs.tables
+
+loadtest: test-install ## Locust against a server that runs here
+	$(BIN)/locust --headless -f loadtests/locustfile.py --host http://127.0.0.1:8000 --users 8 --run-time 30s
 
 clean: ## remove environments, caches and built example models
 	rm -rf $(VENV) $(TORCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

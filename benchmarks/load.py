@@ -22,22 +22,34 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 @dataclass
 class Load:
-    """What one run saw.
+    """What one run saw. Only answers inside the window count: neither the start, when every request arrives at once,
+    nor the end, when ever fewer are under way.
 
     Attributes:
-        latencies: seconds, one per answered request.
-        seconds: from the first request to the last answer.
+        begins_at, ends_at: the window, in the seconds of `time.perf_counter`.
+        latencies: seconds, one per request that was answered inside the window.
     """
 
+    begins_at: float
+    ends_at: float
     latencies: list[float] = field(default_factory=list)
-    seconds: float = 0.0
 
     @property
     def requests_per_second(self) -> float:
-        return len(self.latencies) / self.seconds
+        return len(self.latencies) / (self.ends_at - self.begins_at)
 
     def percentile_ms(self, percent: float) -> float:
         return float(np.percentile(self.latencies, percent)) * 1000
+
+    def count(self, sent_at: float, answered_at: float) -> None:
+        if self.begins_at <= answered_at < self.ends_at:
+            self.latencies.append(answered_at - sent_at)
+
+
+def _window(seconds: float) -> Load:
+    """A window of so many seconds behind a warm-up of a third of them."""
+    begins_at = time.perf_counter() + seconds / 3
+    return Load(begins_at, begins_at + seconds)
 
 
 def http_load(port: int, model: str, name: str, row: Array, concurrency: int, seconds: float) -> Load:
@@ -64,10 +76,9 @@ def _http_request(model: str, name: str, row: Array) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, load: Load, until: float, done: asyncio.Future[None]) -> None:
+    def __init__(self, request: bytes, load: Load, done: asyncio.Future[None]) -> None:
         self._request = request
         self._load = load
-        self._until = until
         self._done = done
         self._received = bytearray()
         self._expected = 0
@@ -88,10 +99,10 @@ class _Connection(asyncio.Protocol):
             self._expected = end + len(_END_OF_HEAD) + self._content_length(bytes(self._received[:end]))
         if len(self._received) >= self._expected:
             now = time.perf_counter()
-            self._load.latencies.append(now - self._sent_at)
+            self._load.count(self._sent_at, now)
             self._received.clear()
             self._expected = 0
-            if now < self._until:
+            if now < self._load.ends_at:
                 self._send()
             else:
                 self._has_ended = True
@@ -121,29 +132,24 @@ class _Connection(asyncio.Protocol):
 
 async def _http_load(port: int, request: bytes, concurrency: int, seconds: float) -> Load:
     loop = asyncio.get_running_loop()
-    load = Load()
-    begun = time.perf_counter()
-    until = begun + seconds
+    load = _window(seconds)
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(concurrency)]
     for end in ends:
-        await loop.create_connection(partial(_Connection, request, load, until, end), "127.0.0.1", port)
+        await loop.create_connection(partial(_Connection, request, load, end), "127.0.0.1", port)
     await asyncio.gather(*ends)
-    load.seconds = time.perf_counter() - begun
     return load
 
 
 async def _grpc_load(port: int, request: bytes, concurrency: int, seconds: float) -> Load:
-    load = Load()
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
         method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        begun = time.perf_counter()
+        load = _window(seconds)
 
         async def call_until_the_end() -> None:
-            while (sent_at := time.perf_counter()) < begun + seconds:
+            while (sent_at := time.perf_counter()) < load.ends_at:
                 await method(request)
-                load.latencies.append(time.perf_counter() - sent_at)
+                load.count(sent_at, time.perf_counter())
 
         await asyncio.gather(*(call_until_the_end() for _ in range(concurrency)))
-        load.seconds = time.perf_counter() - begun
     return load

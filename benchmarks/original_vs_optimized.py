@@ -1,6 +1,6 @@
 """The README's first table: what a build measured of the original model and of what it published.
 
-    python benchmarks/original_vs_optimized.py [--repository model_repo] [MODEL ...]
+    python -m benchmarks.original_vs_optimized [--repository model_repo] [MODEL ...]
 
 Every figure is read from `evidence.json`, which the build wrote: latencies interleaved with the original, medians over
 the rounds, accuracy on the test split, which is scored once, after the choice.

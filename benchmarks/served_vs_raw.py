@@ -1,6 +1,6 @@
 """Served throughput over the in-process loop of the same engine at its best batch.
 
-    python benchmarks/served_vs_raw.py [--concurrency 32] [--rounds 5] [--seconds 4] [--model digits|resnet50]
+    python -m benchmarks.served_vs_raw [--concurrency 32] [--rounds 5] [--seconds 8] [--model digits|resnet50]
 
 Server, engine and load share the machine. Each round measures the loop, HTTP and gRPC one after the other; the
 ratio of a round is taken within it, and the table shows medians over the rounds.
@@ -169,7 +169,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--concurrency", type=int, default=32, help="requests under way at once")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds per measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds per measurement")
     parser.add_argument("--model", choices=("digits", "resnet50"), help="only this model")
     return parser.parse_args()
 

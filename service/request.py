@@ -26,7 +26,7 @@ class InferRequest:
     Attributes:
         model_version: empty for the newest version that is ready.
         outputs: names of the wanted outputs; empty for all.
-        parameters: as the client sent them; `timeout` (microseconds) and `priority` have a meaning.
+        parameters: as the client sent them; `timeout`, in microseconds, has a meaning.
         received_at: when the transport had the whole request, in the seconds of `Clock.now`.
         decoded_at: when the transport had decoded it.
     """
