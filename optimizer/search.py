@@ -31,9 +31,10 @@ def choose(candidates: Sequence[CandidateRecord]) -> Choice:
     """
     accepted = accepted_candidates(candidates)
     faster = [record for record in accepted if _lower_bound(record) > LEAST_SPEEDUP]
-    best = _nearest_of_the_fastest(faster) if faster else None
-    chosen = best.name if best else SOURCE
-    return Choice(chosen, _reason(best, accepted), tuple(_with_verdict(record, best) for record in candidates))
+    if not faster:
+        return _keep_source(candidates, max(accepted, key=_speedup))
+    best, top = _nearest_of_the_fastest(faster), max(faster, key=_speedup)
+    return Choice(best.name, _reason(best, top), tuple(_with_verdict(record, best, top) for record in candidates))
 
 
 def accepted_candidates(candidates: Sequence[CandidateRecord]) -> list[CandidateRecord]:
@@ -58,20 +59,29 @@ def _nearest_of_the_fastest(faster: Sequence[CandidateRecord]) -> CandidateRecor
     return min(as_fast, key=lambda record: (_distance(record), -_speedup(record)))
 
 
-def _reason(best: CandidateRecord | None, accepted: Sequence[CandidateRecord]) -> str:
-    if best is not None:
-        return f"the fastest inside the tolerance, {_speed_text(best)} the source's speed"
-    nearest = max(accepted, key=_speedup)
-    return (
+def _keep_source(candidates: Sequence[CandidateRecord], nearest: CandidateRecord) -> Choice:
+    reason = (
         "nothing inside the tolerance is clearly faster, so the source itself is published; the nearest is "
         f"{nearest.name} with {_speed_text(nearest)}, and the lower bound must be above {LEAST_SPEEDUP}"
     )
+    return Choice(SOURCE, reason, tuple(_with_verdict(record, None, None) for record in candidates))
 
 
-def _with_verdict(record: CandidateRecord, best: CandidateRecord | None) -> CandidateRecord:
-    if record.name == (best.name if best else SOURCE):
-        reason = f"fastest: {_speed_text(record)}" if best else "the original: nothing is clearly faster"
-        return record.model_copy(update={"verdict": "chosen", "reason": reason})
+def _reason(best: CandidateRecord, top: CandidateRecord) -> str:
+    speed = f"{_speed_text(best)} the source's speed"
+    if best is top:
+        return f"the fastest inside the tolerance, {speed}"
+    return f"{speed}: within 5 % of {top.name} ({_speedup(top):.2f}x), and nearer to the original"
+
+
+def _with_verdict(
+    record: CandidateRecord, best: CandidateRecord | None, top: CandidateRecord | None
+) -> CandidateRecord:
+    if record is best:
+        title = "fastest" if best is top else "as fast, and nearest"
+        return record.model_copy(update={"verdict": "chosen", "reason": f"{title}: {_speed_text(record)}"})
+    if record.name == SOURCE and best is None:
+        return record.model_copy(update={"verdict": "chosen", "reason": "the original: nothing is clearly faster"})
     if record.name == SOURCE or record.verdict != "accepted":
         return record
     return record.model_copy(update={"reason": f"{_why_not(record, best)}: {_speed_text(record)}"})

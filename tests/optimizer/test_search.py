@@ -60,8 +60,11 @@ def test_a_bound_just_above_the_least_is_enough() -> None:
 
 
 def test_precision_is_not_given_up_for_a_speed_that_another_has_too() -> None:
-    chosen, _, reason = verdicts(record("fp32", 1.31), record("int8", 1.33))
-    assert chosen == "fp32"
+    choice = choose([SOURCE, record("fp32", 1.31), record("int8", 1.33)])
+    reason = {found.name: found.reason for found in choice.candidates}
+    assert choice.chosen == "fp32"
+    assert choice.reason.endswith("within 5 % of int8 (1.33x), and nearer to the original")
+    assert reason["fp32"] == "as fast, and nearest: 1.31x (≥ 1.30x)"
     assert reason["int8"].startswith("fp32 is as fast, and nearer: 1.33x")
 
 
