@@ -83,12 +83,10 @@ def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> A
         )
     if spec.dtype.size_bytes and array.dtype != spec.dtype.numpy:
         raise EngineFailed(f"output '{spec.name}' is {array.dtype}; {spec.dtype.name} expected.")
-    pattern = layout.engine_output_shapes.get(spec.name)
-    if array.ndim != len(pattern or spec.shape):
-        raise EngineFailed(
-            f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern or spec.shape)} expected."
-        )
-    if pattern is None:
+    pattern = layout.engine_output_shapes.get(spec.name, spec.shape)
+    if array.ndim != len(pattern):
+        raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern)} expected.")
+    if spec.name not in layout.engine_output_shapes:
         return array
     shape = _carried(array.shape, pattern, spec.shape)
     try:

@@ -1,0 +1,180 @@
+"""A served model over a fake engine, on a clock that a test moves; and versions on disk, made by hand."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import settings
+from onnx import TensorProto, helper
+
+from enginehouse.config_completion import complete_config, complete_platform
+from enginehouse.dtype import DTYPES, Array, bytes_from_array
+from enginehouse.errors import Error
+from enginehouse.evidence import GOLDEN_FILE, write_evidence
+from enginehouse.fake_engine import FakeEngine
+from enginehouse.model_config import config_from_text
+from enginehouse.repository import digest
+from enginehouse.tensor import Tensors, TensorSpec
+from service.clock import FakeClock
+from service.queue import Pending
+from service.request import InferRequest, InferResponse, Parameter, WireTensor
+from service.served_model import LoadedVersion, ServedModel
+from tests.enginehouse.conftest import make_evidence
+
+# A busy machine is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+FP32 = DTYPES["FP32"]
+X = TensorSpec("x", FP32, (-1, 2))
+Y = TensorSpec("y", FP32, (-1, 2))
+
+
+def tenfold(feeds: Tensors) -> Tensors:
+    return {"y": feeds["x"] * np.float32(10)}
+
+
+def tensor(array: Array, name: str = "x", dtype: str = "FP32") -> WireTensor:
+    return WireTensor(name, DTYPES[dtype], array.shape, bytes_from_array(array, DTYPES[dtype]))
+
+
+def make_request(
+    rows: Sequence[float] = (1.0,), parameters: Mapping[str, Parameter] | None = None, **fields: Any
+) -> InferRequest:
+    """A request for model `m` with one row of two equal numbers for each given number."""
+    array = np.array([[value, value] for value in rows], np.float32).reshape(len(rows), 2)
+    return InferRequest("m", "", (tensor(array),), parameters=parameters or {}, **fields)
+
+
+@dataclass
+class Answers:
+    """Counts what every caller was told."""
+
+    of: dict[str, list[InferResponse | Error]] = field(default_factory=dict)
+
+    def settle(self, key: str) -> Callable[[InferResponse | Error], None]:
+        self.of[key] = []
+        return self.of[key].append
+
+    def values(self, key: str) -> list[float]:
+        """The first column of the one output that the one answer holds."""
+        (answer,) = self.of[key]
+        assert isinstance(answer, InferResponse), answer
+        (output,) = answer.outputs
+        rows: list[list[float]] = np.frombuffer(output.data, np.float32).reshape(output.shape).tolist()
+        return [row[0] for row in rows]
+
+    def error(self, key: str) -> Error:
+        (answer,) = self.of[key]
+        assert isinstance(answer, Error), answer
+        return answer
+
+
+@dataclass
+class Bench:
+    """One model version over fake engines, and everybody who asked it something."""
+
+    clock: FakeClock
+    model: ServedModel
+    engines: list[FakeEngine]
+    answers: Answers = field(default_factory=Answers)
+
+    def ask(self, key: str, request: InferRequest | None = None) -> Pending | None:
+        return self.model.infer(request or make_request(), self.answers.settle(key))
+
+
+MakeBench = Callable[..., Bench]
+BATCHED = "max_batch_size: 4 dynamic_batching { }"
+
+
+@pytest.fixture
+def bench() -> Any:
+    """`bench(config_text, function=tenfold, inputs=(X,), outputs=(Y,), is_inline=True)`; closed at the end."""
+    made: list[Bench] = []
+
+    def make(
+        text: str = BATCHED,
+        function: Callable[[Tensors], Tensors] = tenfold,
+        inputs: Sequence[TensorSpec] = (X,),
+        outputs: Sequence[TensorSpec] = (Y,),
+        is_inline: bool = True,
+    ) -> Bench:
+        made.append(make_bench(text, function, inputs, outputs, is_inline))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.model.close()
+
+
+def make_bench(
+    text: str = BATCHED,
+    function: Callable[[Tensors], Tensors] = tenfold,
+    inputs: Sequence[TensorSpec] = (X,),
+    outputs: Sequence[TensorSpec] = (Y,),
+    is_inline: bool = True,
+) -> Bench:
+    config = config_from_text(text, "m")
+    complete_platform(config, ["model.onnx"])
+    complete_config(config, inputs, outputs)
+    count = sum(group.count for group in config.instance_group)
+    engines = [FakeEngine(inputs, outputs, function) for _ in range(count)]
+    clock = FakeClock()
+    model = ServedModel(LoadedVersion(config, 1, engines, 0.5), clock)
+    if is_inline:
+        for instance in model._instances:
+            stay_inline(instance)
+    return Bench(clock, model, engines)
+
+
+def stay_inline(instance: Any) -> None:
+    """Let batches run on the test's own thread, however long they take: then the clock decides everything."""
+    execute = instance._execute
+
+    def execute_and_stay(batch: Any) -> None:
+        execute(batch)
+        instance._is_fast = True
+
+    instance._execute = execute_and_stay
+    instance._is_fast = True
+
+
+def make_scale_model(factor: float) -> onnx.ModelProto:
+    """`y = factor * x` for rows of two numbers: an engine that is told from another by its answers."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        "scale",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def publish(
+    repository: Path,
+    version: int = 1,
+    name: str = "m",
+    chosen: float = 2.0,
+    fallback: float | None = 2.0,
+    original: float = 2.0,
+    built: float = 2.0,
+) -> Path:
+    """Make a version whose engines and golden samples are scales: they agree where the factors do."""
+    directory = repository / name / str(version)
+    directory.mkdir(parents=True)
+    onnx.save(make_scale_model(chosen), directory / "model.onnx")
+    if fallback is not None:
+        onnx.save(make_scale_model(fallback), directory / "fallback.onnx")
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    arrays = {"input/x": x, "original/y": x * np.float32(original), "built/y": x * np.float32(built)}
+    np.savez(directory / GOLDEN_FILE, **arrays)  # type: ignore[arg-type]
+    evidence = make_evidence({path.name: digest(path) for path in directory.iterdir()}, name, version)
+    if fallback is None:
+        evidence = evidence.model_copy(update={"engines": evidence.engines[:1]})
+    write_evidence(evidence, directory)
+    return directory
