@@ -62,6 +62,11 @@ def test_constant_that_widens_one_channel_is_declined(
     declines(fold_affines_into_convs, graph, "not one number per channel of 1")
 
 
+def test_constant_that_varies_by_row_is_declined(plant: Callable[..., Graph], declines: Callable[..., None]) -> None:
+    text = _text("Mul(c, k)").replace("float[N,4,6,6] y", "float[M,4,6,6] y")
+    declines(fold_affines_into_convs, plant(text, _weights(_normal(3, 1, 1, 1))), "not one number per channel")
+
+
 def test_constant_that_raises_the_rank_is_declined(plant: Callable[..., Graph], declines: Callable[..., None]) -> None:
     text = _text("Mul(c, k)").replace("float[N,4,6,6] y", "float[1,N,4,6,6] y")
     declines(fold_affines_into_convs, plant(text, _weights(_normal(1, 1, 4, 1, 1))), "not one number per channel")
