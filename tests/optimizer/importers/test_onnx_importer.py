@@ -170,5 +170,5 @@ def test_output_whose_shape_nobody_knows_is_refused(tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.output[0].type.tensor_type.ClearField("shape")
     onnx.save(model, path)
-    with pytest.raises(InvalidInput, match="'y' of .* declares no shape, and none can be inferred"):
+    with pytest.raises(InvalidInput, match=r"'y' of .* declares no shape, and none can be inferred"):
         import_onnx(path)
