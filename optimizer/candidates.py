@@ -8,12 +8,12 @@ from pathlib import Path
 from onnx import TensorProto
 
 from enginehouse.errors import EngineFailed
-from optimizer.data import DataSet
-from optimizer.graph import Graph, load_graph
+from optimizer.data.dataset import DataSet
+from optimizer.data.samples import calibration_split
+from optimizer.graph.graph import Graph, load_graph
 from optimizer.quantize.calibration import calibrate
 from optimizer.quantize.int8 import Declined, plan_int8, quantize_int8
 from optimizer.quantize.opset import with_quantizable_opset
-from optimizer.samples import calibration_split
 
 SOURCE = "source"
 INT8 = "int8"

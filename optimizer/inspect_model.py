@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from optimizer.graph import Graph, load_graph
+from optimizer.graph.graph import Graph, load_graph
 
 
 def inspect_table(path: Path) -> Group:

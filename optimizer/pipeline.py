@@ -13,21 +13,21 @@ from enginehouse.errors import EngineFailed
 from enginehouse.evidence import Evidence, PassRecord
 from enginehouse.hardware import threads_per_instance
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
-from optimizer.benchmark import Benchmark, Schedule, benchmark
 from optimizer.candidates import SOURCE, Candidate, int8_candidate, place, rewritten_candidate, source_candidate
-from optimizer.feeds import Batch
-from optimizer.final_score import score_test
-from optimizer.golden import GOLDEN_ROWS, write_golden
+from optimizer.data.feeds import Batch
+from optimizer.data.samples import sample_feeds
+from optimizer.data.synthetic import synthetic_feeds
+from optimizer.evaluate.benchmark import Benchmark, Schedule, benchmark
+from optimizer.evaluate.final_score import score_test
+from optimizer.evaluate.verify import Judge, Verification, failed, verify
 from optimizer.plan import Plan, plan_build
-from optimizer.publish import publish
+from optimizer.publish.golden import GOLDEN_ROWS, write_golden
+from optimizer.publish.publish import publish
+from optimizer.publish.staging import check_writable, staging
 from optimizer.recipe import Recipe
 from optimizer.report.steps import Step, Steps
 from optimizer.rewrite import rewrite
-from optimizer.samples import sample_feeds
 from optimizer.search import Choice, accepted_candidates, choose
-from optimizer.staging import check_writable, staging
-from optimizer.synthetic import synthetic_feeds
-from optimizer.verify import Judge, Verification, failed, verify
 from optimizer.version_record import Finished, fallback_name, make_evidence, record_candidate
 
 _VERIFY_ROWS = 32

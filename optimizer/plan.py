@@ -9,14 +9,14 @@ from enginehouse.model_config import config_from_specs, read_config
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import digest
 from enginehouse.tensor import TensorSpec
-from optimizer.benchmark import BATCH_SIZES
-from optimizer.data import DataSet, open_data
-from optimizer.graph import Graph
+from optimizer.data.dataset import DataSet, open_data
+from optimizer.evaluate.benchmark import BATCH_SIZES
+from optimizer.evaluate.metrics import Metric, metric_from_name
+from optimizer.graph.graph import Graph
 from optimizer.importers.import_model import import_model
-from optimizer.metrics import Metric, metric_from_name
-from optimizer.publish import check_config, next_version
+from optimizer.publish.publish import check_config, next_version
+from optimizer.publish.staging import check_writable
 from optimizer.recipe import DEFAULT_MAX_BATCH_SIZE, Recipe
-from optimizer.staging import check_writable
 
 PLATFORM = "onnxruntime_onnx"
 

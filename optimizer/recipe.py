@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from enginehouse.errors import InvalidInput
-from optimizer.metrics import MetricName
-from optimizer.tolerance import Tolerance, tolerance_from_text
+from optimizer.evaluate.metrics import MetricName
+from optimizer.evaluate.tolerance import Tolerance, tolerance_from_text
 
 DEFAULT_MAX_BATCH_SIZE = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

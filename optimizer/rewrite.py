@@ -16,10 +16,10 @@ import onnx
 from enginehouse.errors import InvalidInput
 from enginehouse.evidence import PassRecord
 from enginehouse.tensor import Tensors
-from optimizer.equal_outputs import difference
-from optimizer.graph import INLINE_LIMIT_BYTES, Graph
-from optimizer.graph_run import run_graph
-from optimizer.interface import keep_interface
+from optimizer.graph.equal_outputs import difference
+from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
+from optimizer.graph.interface import keep_interface
+from optimizer.graph.run import run_graph
 from optimizer.passes.rewrite_pass import PASSES, Declined, RewritePass
 
 _DECLINED_SHOWN = 3

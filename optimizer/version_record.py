@@ -17,11 +17,11 @@ from enginehouse.evidence import (
 )
 from enginehouse.hardware import this_hardware, threads_per_instance
 from enginehouse.onnxruntime_engine import CPU_PROVIDER
-from optimizer.benchmark import Benchmark
 from optimizer.candidates import SOURCE, Candidate
+from optimizer.evaluate.benchmark import Benchmark
+from optimizer.evaluate.verify import Verification
 from optimizer.plan import PLATFORM, Plan
 from optimizer.search import Choice
-from optimizer.verify import Verification
 
 _LIBRARIES = ("enginehouse", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxslim")
 

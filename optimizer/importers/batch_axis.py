@@ -9,12 +9,12 @@ import onnx
 
 from enginehouse.errors import EngineFailed, Unsupported
 from enginehouse.tensor import Tensors
-from optimizer.equal_outputs import difference
-from optimizer.graph import Graph
-from optimizer.graph_run import run_graph
-from optimizer.nodes import int_attribute
+from optimizer.data.synthetic import synthetic_feeds
+from optimizer.graph.equal_outputs import difference
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import int_attribute
+from optimizer.graph.run import run_graph
 from optimizer.passes.graph_editor import GraphEditor
-from optimizer.synthetic import synthetic_feeds
 
 SYMBOL = "batch"
 _PROOF_ROWS = 3

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from enginehouse.errors import InvalidInput
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.importers.onnx_importer import import_onnx
 
 # Suffix to the function `(source, target) -> None` that writes the model as an ONNX file; empty for ONNX itself.

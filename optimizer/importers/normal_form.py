@@ -1,7 +1,7 @@
 """The one form in which every step meets a model, however old its file is."""
 
-from optimizer.graph import Graph
-from optimizer.shapes import infer_shapes
+from optimizer.graph.graph import Graph
+from optimizer.graph.shapes import infer_shapes
 
 _OLDEST_IR_WITH_PLAIN_WEIGHTS = 4
 

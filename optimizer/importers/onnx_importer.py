@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 
 from enginehouse.errors import Error, InvalidInput, Unsupported
-from optimizer.graph import INLINE_LIMIT_BYTES, Graph, load_graph
-from optimizer.graph_run import why_not_runnable
+from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph, load_graph
+from optimizer.graph.run import why_not_runnable
 from optimizer.importers.batch_axis import find_batch_axis, open_batch_axis
 from optimizer.importers.normal_form import normal_form
 from optimizer.importers.operators import newest_readable, unknown_operators

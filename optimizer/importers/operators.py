@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-from optimizer.nodes import DEFAULT_DOMAINS, operator_name
+from optimizer.graph.nodes import DEFAULT_DOMAINS, operator_name
 
 _FAR_FUTURE = 1_000_000
 _LIMITS = {

@@ -8,7 +8,7 @@ not constant, division by the convolution, weights that are not constant, and a 
 
 import onnx
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.channel_affine import affine_from_arithmetic, fold_into_conv, out_channels
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten

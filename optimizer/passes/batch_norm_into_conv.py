@@ -7,7 +7,7 @@ Declines training mode, parameters or weights that are not constant, and a convo
 
 import onnx
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.channel_affine import affine_from_batch_norm, fold_into_conv, out_channels
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten

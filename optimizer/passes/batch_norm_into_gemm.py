@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
-from optimizer.nodes import float_attribute, input_at, int_attribute, label
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import float_attribute, input_at, int_attribute, label
 from optimizer.passes.channel_affine import ChannelAffine, affine_from_batch_norm, rounded
 from optimizer.passes.graph_editor import FLOAT_TYPES, GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from enginehouse.dtype import Array
-from optimizer.nodes import float_attribute, input_at, int_attribute, label
+from optimizer.graph.nodes import float_attribute, input_at, int_attribute, label
 from optimizer.passes.graph_editor import FLOAT_TYPES, GraphEditor
 
 

@@ -11,8 +11,8 @@ import onnx
 
 from enginehouse.dtype import Array
 from enginehouse.errors import Error
-from optimizer.graph import Graph
-from optimizer.nodes import constant_value, label, operator_name
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import constant_value, label, operator_name
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 from optimizer.passes.single_node import output_bytes, run_node

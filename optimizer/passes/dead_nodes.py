@@ -5,8 +5,8 @@
 Graph inputs stay, needed or not: they are the model's interface.
 """
 
-from optimizer.graph import Graph
-from optimizer.nodes import captured_values
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import captured_values
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

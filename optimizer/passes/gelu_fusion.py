@@ -10,7 +10,7 @@ import math
 
 import onnx
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.graph_editor import FLOAT_TYPES, GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

@@ -7,10 +7,10 @@ import onnx
 from onnx import numpy_helper
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph, open_shape
-from optimizer.nodes import captured_values, constant_value, label, operator_name
+from optimizer.graph.graph import Graph, open_shape
+from optimizer.graph.nodes import captured_values, constant_value, label, operator_name
+from optimizer.graph.shapes import infer_shapes, value_types
 from optimizer.passes.rewrite_pass import Declined, Rewritten
-from optimizer.shapes import infer_shapes, value_types
 
 FLOAT_TYPES = (
     onnx.TensorProto.FLOAT,

@@ -8,8 +8,8 @@ that trains or whose mask is read, a value that a subgraph reads, and a graph in
 
 import onnx
 
-from optimizer.graph import Graph
-from optimizer.nodes import input_at, int_attribute
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import input_at, int_attribute
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

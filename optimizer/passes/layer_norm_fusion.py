@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from optimizer.graph import Graph
-from optimizer.nodes import input_at, int_attribute, ints_attribute
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import input_at, int_attribute, ints_attribute
 from optimizer.passes.graph_editor import FLOAT_TYPES, GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

@@ -8,7 +8,7 @@ attribute there), and a product that someone else reads too.
 
 import onnx
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.graph_editor import FLOAT_TYPES, GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

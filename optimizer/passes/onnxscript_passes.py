@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import onnx
 
 from enginehouse.errors import MissingExtra
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.rewrite_pass import Rewritten
 
 

@@ -4,7 +4,7 @@ Declines opsets before 7, which the library cannot read.
 """
 
 from enginehouse.errors import MissingExtra
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.rewrite_pass import Declined, Rewritten
 
 _OLDEST_OPSET = 7

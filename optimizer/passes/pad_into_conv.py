@@ -9,8 +9,8 @@ chooses its own padding (`auto_pad`), and a padded value that someone else reads
 import numpy as np
 import onnx
 
-from optimizer.graph import Graph
-from optimizer.nodes import float_attribute, input_at, ints_attribute, text_attribute
+from optimizer.graph.graph import Graph
+from optimizer.graph.nodes import float_attribute, input_at, ints_attribute, text_attribute
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.passes.rewrite_pass import Rewritten
 

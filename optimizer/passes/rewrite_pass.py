@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 
 # In this order: what hides a pattern goes first; pads and scales move into the weights before the nodes around them
 # become one. The libraries come after our own rewrites, which say what they decline and why, and find what is left.

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper
 from enginehouse.hardware import threads_per_instance
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.tensor import Tensors
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 
 _MINIMUM, _MAXIMUM = "/calibration_minimum", "/calibration_maximum"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
-from optimizer.graph import INLINE_LIMIT_BYTES, Graph
+from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
 from optimizer.quantize.calibration import CalibrationTable
 
 _COMPUTING = frozenset(("Conv", "Gemm", "MatMul"))

@@ -2,7 +2,7 @@
 
 from onnx import version_converter
 
-from optimizer.graph import INLINE_LIMIT_BYTES, Graph
+from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
 from optimizer.quantize.int8 import LOWEST_OPSET, Declined
 
 

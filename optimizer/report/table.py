@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord, TestScore
-from optimizer.metrics import score_text
+from optimizer.evaluate.metrics import score_text
 from optimizer.search import SOURCE
 
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 
 CLASSES = 3
 SPLIT_ROWS = {"calibration": 40, "validation": 60, "test": 30}

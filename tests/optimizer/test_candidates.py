@@ -13,8 +13,8 @@ from optimizer.candidates import (
     rewritten_candidate,
     source_candidate,
 )
-from optimizer.data import DataSet
-from optimizer.graph import Graph, load_graph
+from optimizer.data.dataset import DataSet
+from optimizer.graph.graph import Graph, load_graph
 
 
 def test_source_and_rewritten_graph_are_saved_under_their_names(small_graph: Graph, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.repository import Repository, check_digests
 from optimizer import pipeline
 from optimizer.candidates import Candidate
-from optimizer.data import DataSet
-from optimizer.graph import Graph
+from optimizer.data.dataset import DataSet
+from optimizer.graph.graph import Graph
 from optimizer.pipeline import Published, build
 from optimizer.recipe import recipe_from_options
 from optimizer.report.steps import Steps

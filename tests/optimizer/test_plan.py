@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from enginehouse.errors import AlreadyExists, InvalidInput
 from enginehouse.model_config import config_from_specs, text_from_config
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.plan import Plan, plan_build
 from optimizer.recipe import recipe_from_options
 

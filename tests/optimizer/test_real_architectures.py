@@ -5,9 +5,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from optimizer.data.synthetic import synthetic_feeds
 from optimizer.importers.onnx_importer import import_onnx
 from optimizer.rewrite import rewrite
-from optimizer.synthetic import synthetic_feeds
 
 MODELS = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 

@@ -9,10 +9,10 @@ from onnx import numpy_helper
 from enginehouse.dtype import Array
 from enginehouse.errors import InvalidInput
 from enginehouse.tensor import Tensors
-from optimizer.graph import Graph, load_graph
+from optimizer.data.synthetic import synthetic_feeds
+from optimizer.graph.graph import Graph, load_graph
 from optimizer.passes.rewrite_pass import PASSES, Declined, Rewritten
 from optimizer.rewrite import rewrite
-from optimizer.synthetic import synthetic_feeds
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "digits"
 HERE = f"{__name__}:"

@@ -1,7 +1,7 @@
 from optimizer.candidates import Candidate
-from optimizer.distance import OutputDistance
+from optimizer.evaluate.distance import OutputDistance
+from optimizer.evaluate.verify import Verification, failed
 from optimizer.search import Choice
-from optimizer.verify import Verification, failed
 from optimizer.version_record import fallback_name, record_candidate
 
 DECLINED = Candidate("int8", "int8", None, "give --data")

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 
 from enginehouse.dtype import Array
 from enginehouse.errors import Unsupported
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.importers.batch_axis import find_batch_axis, open_batch_axis, why_not_batched
 
 NOTHING: Mapping[str, Array] = {}

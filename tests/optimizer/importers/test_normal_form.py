@@ -3,7 +3,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.importers.normal_form import normal_form
 
 

@@ -8,10 +8,10 @@ import pytest
 from onnx import numpy_helper
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
-from optimizer.graph_run import run_graph
+from optimizer.data.synthetic import synthetic_feeds
+from optimizer.graph.graph import Graph
+from optimizer.graph.run import run_graph
 from optimizer.passes.rewrite_pass import RewritePass
-from optimizer.synthetic import synthetic_feeds
 
 
 def planted(text: str, weights: Mapping[str, Array], opset: int = 20) -> Graph:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.affine_into_conv import fold_affines_into_convs
 
 _RANDOM = np.random.default_rng(8)

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.constant_folding import fold_constants
 
 

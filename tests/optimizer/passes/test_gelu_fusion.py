@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.gelu_fusion import fuse_gelus
 
 GELU = """(float[N,8] x) => (float[N,8] y) {

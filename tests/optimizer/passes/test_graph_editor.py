@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.graph_editor import GraphEditor
 
 TEXT = "(float[N,3] x) => (float[N,3] y) { a = Add(x, W) b = Relu(a) y = Mul(a, b) }"

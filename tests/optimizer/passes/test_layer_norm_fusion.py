@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.layer_norm_fusion import fuse_layer_norms
 
 _RANDOM = np.random.default_rng(12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.matmul_add_to_gemm import fuse_matmul_adds
 
 _RANDOM = np.random.default_rng(10)

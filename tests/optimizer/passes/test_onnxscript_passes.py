@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.onnxscript_passes import optimize_with_onnxscript, rewrite_with_onnxscript
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.passes.pad_into_conv import fold_pads_into_convs
 
 _RANDOM = np.random.default_rng(9)

@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enginehouse.dtype import Array
-from optimizer.graph import Graph
+from optimizer.data.synthetic import synthetic_feeds
+from optimizer.graph.graph import Graph
 from optimizer.rewrite import rewrite
-from optimizer.synthetic import synthetic_feeds
 
 FOLDS = {
     name: f"optimizer.passes.{target}"

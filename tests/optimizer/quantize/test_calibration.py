@@ -7,7 +7,7 @@ import pytest
 
 from enginehouse.dtype import Array
 from enginehouse.errors import EngineFailed
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.quantize.calibration import CalibrationTable, calibrate
 
 TENSORS = ("x", "sum", "hidden", "scores")

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginehouse.dtype import Array
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
-from optimizer.graph import Graph
+from optimizer.graph.graph import Graph
 from optimizer.quantize.calibration import CalibrationTable, calibrate
 from optimizer.quantize.int8 import Declined, QuantizationPlan, plan_int8, quantize_int8
 

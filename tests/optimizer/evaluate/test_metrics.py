@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from enginehouse.dtype import DTYPES, Array
+from enginehouse.errors import InvalidInput
+from enginehouse.tensor import TensorSpec
+from optimizer.data.feeds import Batch
+from optimizer.evaluate.metrics import metric_from_name, score_text
+
+SCORES = TensorSpec("scores", DTYPES["FP32"], (-1, 3))
+VALUE = TensorSpec("value", DTYPES["FP32"], (-1, 1))
+IMAGE = TensorSpec("image", DTYPES["FP32"], (-1, 2, 2))
+CLASS = TensorSpec("class", DTYPES["INT64"], (-1,))
+TEXT = TensorSpec("text", DTYPES["BYTES"], (-1,))
+
+
+def batch(labels: Array | None, rows: int) -> Batch:
+    return Batch({}, labels, rows)
+
+
+@pytest.mark.parametrize(
+    ("output", "has_labels", "expected"),
+    [(SCORES, True, "top1"), (SCORES, False, "agreement"), (VALUE, True, "agreement"), (CLASS, True, "top1")],
+)
+def test_the_metric_is_found_from_output_and_labels(output: TensorSpec, has_labels: bool, expected: str) -> None:
+    assert metric_from_name(None, output, has_labels).name == expected
+
+
+def test_top1_counts_rows_whose_highest_class_is_the_label() -> None:
+    metric = metric_from_name("top1", SCORES, True)
+    outputs = {"scores": np.array([[0.1, 0.9, 0.0], [0.5, 0.1, 0.2], [np.nan, 0.0, 0.0]], np.float32)}
+    assert metric.scores(outputs, outputs, batch(np.array([1, 2, 0]), 3)).tolist() == [1.0, 0.0, 0.0]
+
+
+def test_top1_takes_classes_and_text_as_they_are() -> None:
+    classes, text = metric_from_name("top1", CLASS, True), metric_from_name("top1", TEXT, True)
+    outputs = {"class": np.array([4, 5]), "text": np.array([b"cat", "dog"], object)}
+    assert classes.scores(outputs, outputs, batch(np.array([[4], [4]]), 2)).tolist() == [1.0, 0.0]
+    assert text.scores(outputs, outputs, batch(np.array(["cat", "cow"]), 2)).tolist() == [1.0, 0.0]
+
+
+def test_mse_is_better_when_lower() -> None:
+    metric = metric_from_name("mse", VALUE, True)
+    outputs = {"value": np.array([[1.0], [3.0]], np.float32)}
+    scores = metric.scores(outputs, outputs, batch(np.array([1.0, 1.0]), 2))
+    assert scores.tolist() == [0.0, 4.0]
+    assert metric.drop_per_row(np.zeros(2), scores).tolist() == [0.0, 4.0]
+
+
+def test_agreement_of_a_classifier_is_the_same_class() -> None:
+    metric = metric_from_name("agreement", SCORES, False)
+    source = {"scores": np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)}
+    found = {"scores": np.array([[0.0, 9.0, 0.0], [0.0, 1.0, 0.0]], np.float32)}
+    assert metric.scores(found, source, batch(None, 2)).tolist() == [1.0, 0.0]
+    assert metric.is_binary
+
+
+def test_agreement_of_anything_else_is_a_cosine() -> None:
+    metric = metric_from_name("agreement", IMAGE, False)
+    source = {"image": np.array([np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2))])}
+    found = {"image": np.array([3 * np.ones((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)])}
+    assert metric.scores(found, source, batch(None, 3)) == pytest.approx([1.0, 1.0, 0.0])
+    assert not metric.is_binary
+
+
+@pytest.mark.parametrize("name", ["top1", "mse"])
+def test_labels_that_are_needed_must_be_there(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"metric {name} needs labels"):
+        metric_from_name(name, SCORES, False)  # type: ignore[arg-type]
+
+
+def test_an_output_that_does_not_suit_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="one score per class"):
+        metric_from_name("top1", IMAGE, True)
+    with pytest.raises(InvalidInput, match="needs an output of numbers"):
+        metric_from_name("mse", TEXT, True)
+
+
+def test_labels_of_another_shape_are_refused() -> None:
+    outputs = {"scores": np.zeros((2, 3), np.float32), "value": np.zeros((2, 1), np.float32)}
+    with pytest.raises(InvalidInput, match="one class per row"):
+        metric_from_name("top1", SCORES, True).scores(outputs, outputs, batch(np.zeros((2, 3)), 2))
+    with pytest.raises(InvalidInput, match="labels hold 2 numbers per row and the output 1"):
+        metric_from_name("mse", VALUE, True).scores(outputs, outputs, batch(np.zeros((2, 2)), 2))
+
+
+def test_an_output_that_does_not_go_by_rows_is_refused() -> None:
+    outputs = {"scores": np.zeros((5, 3), np.float32)}
+    with pytest.raises(InvalidInput, match=r"shape \[5, 3\] for 2 rows"):
+        metric_from_name("agreement", SCORES, False).scores(outputs, outputs, batch(None, 2))
+
+
+def test_a_share_prints_as_a_percentage_and_an_error_as_a_number() -> None:
+    assert score_text("top1", 0.98765) == "98.77%"
+    assert score_text("mse", 0.0123456) == "0.01235"
