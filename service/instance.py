@@ -85,7 +85,9 @@ class Instance:
             # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
             said = "".join(format_exception_only(problem)).strip()
             batch.answers = EngineFailed(f"the engine failed: {said}")
-        self._is_fast = batch.join_seconds + batch.infer_seconds + batch.split_seconds < INLINE_BELOW_SECONDS
+        # A batch that failed says nothing about how long the next one takes.
+        seconds = batch.join_seconds + batch.infer_seconds + batch.split_seconds
+        self._is_fast = isinstance(batch.answers, list) and seconds < INLINE_BELOW_SECONDS
 
     def _compute(self, batch: Batch) -> list[tuple[WireTensor, ...]]:
         requests = [pending.request for pending in batch.pendings]
