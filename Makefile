@@ -50,7 +50,7 @@ $(REPOSITORY)/%/config.pbtxt: | $(VENV)/.installed
 run: build ## build the example, serve it, and print a request that works
 	@echo
 	@echo "Ask for a digit, once the server is ready (the largest logit is the answer):"
-	@echo "  curl -s http://127.0.0.1:8000/v2/models/digits/infer -d @examples/digits/request.json"
+	@echo "  curl -s http://127.0.0.1:$${ENGINEHOUSE_HTTP_PORT:-8000}/v2/models/digits/infer -d @examples/digits/request.json"
 	@echo
 	@$(BIN)/python -m service --model-repository $(REPOSITORY)
 
