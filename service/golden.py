@@ -40,7 +40,7 @@ def check_golden(engine: Engine, version_directory: Path, golden: Golden, is_bui
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, BadZipFile, zlib.error) as problem:
         raise CorruptVersion(f"{path} cannot be read: {problem}. Publish the version again.") from problem

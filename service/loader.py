@@ -86,6 +86,8 @@ class VersionLoader:
     ) -> LoadedVersion:
         started = time.monotonic()
         config = _copy(config)
+        if not config.backend:
+            config.platform = config.platform or file.platform
         complete_platform(config, [file.path.name])
         engines: list[Engine] = []
         try:
