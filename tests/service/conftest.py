@@ -1,6 +1,8 @@
 """A served model over a fake engine, on a clock that a test moves; and versions on disk, made by hand."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,17 @@ from enginehouse.errors import Error
 from enginehouse.evidence import GOLDEN_FILE, write_evidence
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.model_config import config_from_text
-from enginehouse.repository import digest
+from enginehouse.repository import Repository, digest
 from enginehouse.tensor import Tensors, TensorSpec
-from service.clock import FakeClock
+from service.clock import FakeClock, LoopClock
+from service.lifecycle import Lifecycle
+from service.loader import VersionLoader
+from service.metrics import ServerMetrics
 from service.queue import Pending
+from service.registry import Registry
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 from service.served_model import LoadedVersion, ServedModel
+from service.server import InferenceServer, identity
 from tests.enginehouse.conftest import make_evidence
 
 # A busy machine is no failure.
@@ -178,3 +185,54 @@ def publish(
         evidence = evidence.model_copy(update={"engines": evidence.engines[:1]})
     write_evidence(evidence, directory)
     return directory
+
+
+def publish_mismatch(root: Path, version: int, fallback: float | None = 2.0) -> None:
+    """Make a version whose engine gives other answers than the original; its fallback gives the right ones."""
+    publish(root, version, chosen=7, fallback=fallback, original=2, built=7)
+
+
+class House:
+    """A server over a repository in a temporary directory, on the loop of the test."""
+
+    def __init__(self, root: Path, is_strict: bool = True, may_load: bool = True) -> None:
+        self.root = root
+        self.registry = Registry()
+        self.metrics = ServerMetrics(self.registry)
+        clock = LoopClock(asyncio.get_running_loop())
+        self.loader = VersionLoader(Repository(root), self.metrics.count_golden_failure)
+        self.lifecycle = Lifecycle(self.registry, self.loader, clock, 30)
+        self.server = InferenceServer(self.registry, self.lifecycle, clock, identity("test"), is_strict, may_load)
+
+    async def factor(self, version: str = "", name: str = "m") -> float:
+        """Ask for one row of ones: the answer tells which engine gave it."""
+        answer = await self.ask(version, name)
+        if isinstance(answer, Error):
+            raise answer
+        return float(np.frombuffer(answer.outputs[0].data, np.float32)[0])
+
+    def ask(self, version: str = "", name: str = "m") -> "asyncio.Future[InferResponse | Error]":
+        request = InferRequest(name, version, make_request([1.0]).inputs)
+        future: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
+        self.server.infer(request, future.set_result)
+        return future
+
+    def index(self, name: str = "m") -> dict[str, tuple[str, str]]:
+        rows = self.server.repository_index(only_ready=False).models
+        return {row.version: (row.state, row.reason) for row in rows if row.name == name}
+
+    def metric(self, name: str, version: int) -> int:
+        prefix = f'{name}{{model="m",version="{version}"}} '
+        (line,) = [line for line in self.metrics.render().splitlines() if line.startswith(prefix)]
+        return int(line.removeprefix(prefix))
+
+    def configure(self, text: str, name: str = "m") -> None:
+        (self.root / name / "config.pbtxt").write_text(text)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    made = House(tmp_path)
+    yield made
+    await made.lifecycle.unload_all()
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("m-")]
