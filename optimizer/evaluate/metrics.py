@@ -115,7 +115,23 @@ def _by_row(output: Array, batch: Batch) -> Array:
 def _is_label(output: Array, labels: Array) -> Array:
     if labels.size != len(labels):
         raise InvalidInput(f"metric top1: labels have shape {list(labels.shape)}; one class per row is expected.")
+    if output.ndim == 2 and output.dtype.kind in "fV":
+        _check_classes(labels, output.shape[1])
     return _scores(_equal(highest_class(output), labels.reshape(len(labels))) & _has_no_nan(output))
+
+
+def _check_classes(labels: Array, classes: int) -> None:
+    """A label that no score stands for can never be hit, so a metric over such labels would accept any candidate."""
+    try:
+        numbers = labels.astype(np.float64)
+    except ValueError:
+        numbers = np.full(labels.shape, np.nan)
+    is_class = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))
+    if not is_class.all():
+        raise InvalidInput(
+            f"metric top1: the label {labels[~is_class].tolist()[0]!r} is no class of an output with {classes} scores; "
+            f"whole numbers from 0 to {classes - 1} are expected."
+        )
 
 
 def _same_class(output: Array, source: Array) -> Array:

@@ -39,6 +39,14 @@ def test_top1_takes_classes_and_text_as_they_are() -> None:
     assert text.scores(outputs, outputs, batch(np.array(["cat", "cow"]), 2)).tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("label", [3, -1, 0.5, "cat"])
+def test_a_label_that_no_score_stands_for_is_refused(label: float | str) -> None:
+    metric = metric_from_name("top1", SCORES, True)
+    outputs = {"scores": np.zeros((1, 3), np.float32)}
+    with pytest.raises(InvalidInput, match="from 0 to 2"):
+        metric.scores(outputs, outputs, batch(np.array([label]), 1))
+
+
 def test_mse_is_better_when_lower() -> None:
     metric = metric_from_name("mse", VALUE, True)
     outputs = {"value": np.array([[1.0], [3.0]], np.float32)}
