@@ -189,6 +189,19 @@ def test_a_binary_size_that_is_none_is_refused(size: Any) -> None:
         decode({"inputs": [entry]}, b"1234")
 
 
+@pytest.mark.parametrize(
+    ("tail", "message"),
+    [
+        (b"123", "binary_data_size is 4, 3 bytes are left"),
+        (b"12345", "unexpected additional input data for model: 1 bytes"),
+    ],
+)
+def test_a_tail_of_another_length_is_refused(tail: bytes, message: str) -> None:
+    entry = {"name": "x", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}
+    with pytest.raises(InvalidInput, match=message):
+        decode({"inputs": [entry]}, tail)
+
+
 @pytest.mark.parametrize("length", [-1, 10**9, 2**70])
 def test_a_header_length_outside_the_body_is_refused(length: int) -> None:
     with pytest.raises(InvalidInput, match="Inference-Header-Content-Length is"):

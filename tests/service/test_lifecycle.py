@@ -197,7 +197,8 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_load_leaves_nothing_half_d
     with pytest.raises(asyncio.CancelledError):
         await load
     may_go_on.set()
-    await house.server.load("m")
+    async with house.lifecycle._locks["m"]:
+        pass
     assert house.index() == {"1": (READY, "")}
     assert await house.factor() == 2
 
@@ -209,7 +210,7 @@ async def test_what_is_not_drained_in_time_is_told(house: House) -> None:
     await house.server.load("m")
     waiting = house.ask()
     await house.server.unload("m")
-    answer = await waiting
+    answer = await asyncio.wait_for(waiting, 30)
     assert isinstance(answer, NotReady)
     assert "was stopped before it could answer" in str(answer)
 

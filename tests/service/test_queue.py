@@ -76,6 +76,23 @@ def test_one_that_runs_no_longer_expires_nor_can_be_cancelled() -> None:
     assert line.left == []
 
 
+def test_a_timer_does_not_outlive_its_request() -> None:
+    line = Line()
+    line.admit(timeout_seconds=60)
+    cancelled: list[str] = []
+    line.queue.waiting[0].timer = Marker(cancelled)
+    line.queue.take(1)
+    assert cancelled == ["yes"]
+
+
+class Marker:
+    def __init__(self, cancelled: list[str]) -> None:
+        self._cancelled = cancelled
+
+    def cancel(self) -> None:
+        self._cancelled.append("yes")
+
+
 def test_a_caller_who_leaves_takes_its_request_out_once() -> None:
     line = Line()
     pending = line.admit(timeout_seconds=0.5)
