@@ -3,7 +3,7 @@
 top1       share of rows whose highest class is the label (or whose answer is the label, for integer and text outputs)
 mse        mean squared error against the label; lower is better
 agreement  needs no labels: share of rows where the highest class is the original's, or for anything but a
-           classifier the mean cosine with the original's output
+           classifier the mean closeness to the original's output, from 1 (equal) to -1 (opposite)
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def metric_from_name(name: MetricName | None, output: TensorSpec, has_labels: bo
         )
     if name == "agreement":
         binary = _is_classifier(output)
-        return Metric(name, output.name, binary, True, False, _same_class if binary else _cosine)
+        return Metric(name, output.name, binary, True, False, _same_class if binary else _closeness)
     if name == "mse":
         if output.dtype.numpy.kind not in "fV":
             raise InvalidInput(f"metric mse needs an output of numbers; the first output is {output}.")
@@ -150,18 +150,21 @@ def _squared_error(output: Array, labels: Array) -> Array:
     return np.asarray(np.mean((found - wanted) ** 2, axis=1))
 
 
-def _cosine(output: Array, source: Array) -> Array:
-    """Cosine with the original's row; 1 where both are zero, 0 where only one is or a number is NaN."""
+def _closeness(output: Array, source: Array) -> Array:
+    """1 less the squared distance over the squared lengths of both rows: 1 where they are equal, -1 where opposite.
+
+    A cosine that also sees length: it calls 10 and 1000, or an image and the same twice as bright, different answers.
+    A row that holds NaN scores 0.
+    """
     if output.dtype.kind not in "fViub":
         return _scores((output == source).reshape(len(output), -1).all(axis=1))
     found = output.astype(np.float64).reshape(len(output), -1)
     wanted = source.astype(np.float64).reshape(len(source), -1)
     if found.shape != wanted.shape:
         return np.zeros(len(source))
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-    both_zero = ~found.any(axis=1) & ~wanted.any(axis=1)
-    cosine = np.divide((found * wanted).sum(axis=1), lengths, out=np.zeros(len(found)), where=lengths > 0)
-    return np.nan_to_num(np.where(both_zero, 1.0, cosine), nan=0.0)
+    lengths = np.sum(found**2 + wanted**2, axis=1)
+    share = np.divide(np.sum((found - wanted) ** 2, axis=1), lengths, out=np.zeros(len(found)), where=lengths != 0)
+    return np.asarray(np.nan_to_num(1.0 - share, nan=0.0))
 
 
 def _equal(found: Array, wanted: Array) -> Array:

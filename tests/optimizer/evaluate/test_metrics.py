@@ -63,12 +63,21 @@ def test_agreement_of_a_classifier_is_the_same_class() -> None:
     assert metric.is_binary
 
 
-def test_agreement_of_anything_else_is_a_cosine() -> None:
+def test_agreement_of_anything_else_is_closeness() -> None:
     metric = metric_from_name("agreement", IMAGE, False)
-    source = {"image": np.array([np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2))])}
-    found = {"image": np.array([3 * np.ones((2, 2)), np.zeros((2, 2)), np.full((2, 2), np.nan)])}
-    assert metric.scores(found, source, batch(None, 3)) == pytest.approx([1.0, 1.0, 0.0])
+    image = np.ones((2, 2))
+    source = {"image": np.array([image, 0 * image, image, image, image])}
+    found = {"image": np.array([image, 0 * image, 0 * image, -image, np.nan * image])}
+    assert metric.scores(found, source, batch(None, 5)) == pytest.approx([1.0, 1.0, 0.0, -1.0, 0.0])
     assert not metric.is_binary
+
+
+def test_agreement_sees_an_answer_of_another_size() -> None:
+    metric = metric_from_name("agreement", VALUE, False)
+    source, found = {"value": np.array([[10.0], [10.0]])}, {"value": np.array([[1000.0], [11.0]])}
+    far, near = metric.scores(found, source, batch(None, 2))
+    assert far < 0.1
+    assert near == pytest.approx(0.9955, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["top1", "mse"])
