@@ -48,8 +48,15 @@ def _rows_from_item(item: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[s
         raise InvalidInput(f"it yielded {type(item).__name__}; expected a dict of arrays by input name.")
     arrays = {name: np.asarray(value) for name, value in item.items()}
     known = {name: name.partition("/")[2] if name.partition("/")[2] in ranks else name for name in arrays}
-    is_batch = all(array.ndim == ranks[known[name]] for name, array in arrays.items() if known[name] in ranks)
-    return arrays if is_batch else {name: array[np.newaxis] for name, array in arrays.items()}
+    inputs = [name for name in arrays if known[name] in ranks]
+    if not inputs:
+        raise InvalidInput(f"it yielded arrays named {sorted(arrays)}; the model takes {sorted(ranks)}.")
+    if not all(arrays[name].ndim == ranks[known[name]] for name in inputs):
+        return {name: array[np.newaxis] for name, array in arrays.items()}
+    single = [name for name, array in arrays.items() if array.ndim == 0]
+    if single:
+        raise InvalidInput(f"it yielded a batch of rows whose '{single[0]}' is one number; one per row is expected.")
+    return arrays
 
 
 def _differs(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:

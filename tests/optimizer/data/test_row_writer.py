@@ -53,3 +53,13 @@ def test_no_rows_make_no_files(tmp_path: Path) -> None:
 def test_an_item_must_be_a_dict(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="yielded tuple; expected a dict"):
         write_shards([(1, 2)], {"x": 2}, tmp_path)  # type: ignore[list-item]
+
+
+def test_an_item_without_any_input_says_what_the_model_takes(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"named \['y'\]; the model takes \['x'\]"):
+        write_shards([{"y": 1}], {"x": 2}, tmp_path)
+
+
+def test_a_batch_needs_a_label_for_each_row(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="'label' is one number; one per row"):
+        write_shards([{"x": np.zeros((2, 2)), "label": 1}], {"x": 2}, tmp_path)
