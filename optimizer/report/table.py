@@ -19,7 +19,7 @@ _NOTHING = "–"
 
 
 def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
-    """Lay the candidates out for a terminal of 100 columns."""
+    """Lay the candidates out for a terminal of 100 columns; on a narrower one the reasons break inside words."""
     measured = next((record.metric for record in candidates if record.metric), None)
     title = measured.name if measured else "difference"
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -27,7 +27,7 @@ def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
     for heading in ("size", title, "drop (95 %)", *(f"ms at {size}" for size in _SHOWN_BATCHES)):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("why", ratio=1)
+    table.add_column("why", ratio=1, overflow="fold")
     for record in candidates:
         table.add_row(*map(Text, _cells(record, measured)), style=_STYLE[record.verdict])
     return table

@@ -74,3 +74,11 @@ def test_sizes_are_readable() -> None:
         "97.8 MB",
         "2.5 GB",
     ]
+
+
+def test_a_narrow_terminal_loses_no_letter_of_a_reason() -> None:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(candidate_table(RECORDS))
+    assert "reference" in capture.get()
+    assert "…" not in capture.get()
