@@ -9,7 +9,8 @@ from enginehouse.errors import CorruptVersion, NotFound
 from enginehouse.evidence import GOLDEN_FILE, Evidence
 
 CONFIG_FILE = "config.pbtxt"
-_VERSION_NAME = re.compile(r"[1-9][0-9]*")
+# At most 18 digits: the protocol counts versions in 64 bits.
+_VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
 _CHUNK_BYTES = 1 << 20
 
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 from enginehouse.errors import NotFound
 from enginehouse.onnxruntime_engine import check_one_distribution
@@ -65,21 +68,37 @@ class Service:
         await load_all(self._lifecycle, self._names)
         self.server.started()
 
-    async def stop(self) -> None:
-        """Not ready at once; serve through the drain delay; finish what is in flight; then unload."""
+    async def stop(self) -> bool:
+        """Not ready at once; serve through the drain delay; finish what is in flight; then unload.
+
+        Returns:
+            False if a model could not be unloaded in time, such as one whose load hangs.
+        """
         self.server.stopping()
         await asyncio.sleep(self._settings.drain_delay_secs)
         await asyncio.gather(self.http.stop(), self.grpc.stop(self._settings.exit_timeout_secs))
-        await self._lifecycle.unload_all()
+        try:
+            # Draining takes up to the timeout, and closing engines a little more.
+            await asyncio.wait_for(self._lifecycle.unload_all(), 1.5 * self._settings.exit_timeout_secs + 5)
+        except TimeoutError:
+            _log.error("a model could not be unloaded in time; it is left behind")
+            return False
         await self.metrics.stop()
+        return True
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Run a service until SIGTERM or SIGINT asks for its end."""
+    """Run a service until SIGTERM or SIGINT asks for its end; the second one does not wait."""
     asked_to_stop = asyncio.Event()
+
+    def stop() -> None:
+        if asked_to_stop.is_set():
+            _end_process(1)
+        asked_to_stop.set()
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, asked_to_stop.set)
+        loop.add_signal_handler(name, stop)
     begun = time.monotonic()
     service = Service(settings)
     starting = asyncio.create_task(service.start())
@@ -91,7 +110,15 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     await stopping
     _log.info("stopping: finishing what is in flight")
     starting.cancel()
-    await service.stop()
+    if not await service.stop():
+        _end_process(0)
+
+
+def _end_process(status: int) -> NoReturn:
+    """End although threads are still busy: the interpreter would wait for them, perhaps for ever."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def _asked_for(settings: Settings, repository: Repository) -> list[str]:

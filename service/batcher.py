@@ -28,7 +28,7 @@ class Batcher:
         self._clock = clock
         self._settle_batch = settle_batch
         self._idle: deque[Instance] = deque()
-        self._running = 0
+        self._running: dict[int, Batch] = {}
         self._is_flush_due = False
         self._timer: Timer | None = None
         self._on_quiet: Callable[[], None] | None = None
@@ -48,9 +48,13 @@ class Batcher:
         self._on_quiet = callback
         self._tell_if_quiet()
 
+    def running(self) -> list[Pending]:
+        """Requests that an instance has and did not give back yet."""
+        return [pending for batch in self._running.values() for pending in batch.pendings]
+
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
-        self._running -= 1
+        del self._running[id(batch)]
         self._idle.append(instance)
         self._start_batches()
         self._settle_batch(batch)
@@ -76,8 +80,8 @@ class Batcher:
                 self._timer = self._clock.call_later(choice.seconds, self._flush)
                 return
             pendings = self._queue.take(choice.count)
-            self._running += 1
             batch = Batch(pendings, sum(pending.rows for pending in pendings), now)
+            self._running[id(batch)] = batch
             self._idle.popleft().start(batch)
 
     def _tell_if_quiet(self) -> None:

@@ -1,8 +1,8 @@
 """One engine copy with its thread: joins a batch, runs it, slices the outputs. It neither decides nor settles."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 from traceback import format_exception_only
@@ -19,22 +19,43 @@ from service.rows import Layout, join, split
 INLINE_BELOW_SECONDS = 0.0001
 
 
+@dataclass(slots=True, frozen=True)
+class Execution:
+    """One successful run of the engine, and how long each part of it took."""
+
+    rows: int
+    join_seconds: float
+    infer_seconds: float
+    split_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.join_seconds + self.infer_seconds + self.split_seconds
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What became of one request: its outputs and the execution that made them, or an error."""
+
+    outputs: tuple[WireTensor, ...] = ()
+    execution: Execution | None = None
+    error: Error | None = None
+
+
 @dataclass(slots=True)
 class Batch:
-    """Requests that run together, and what became of them.
-
-    Attributes:
-        answers: the outputs of each request, or the error that all of them share.
-        join_seconds, infer_seconds, split_seconds: how long each part took.
-    """
+    """Requests that run together, and what became of each."""
 
     pendings: list[Pending]
     rows: int
     started_at: float
-    answers: list[tuple[WireTensor, ...]] | Error | None = None
-    join_seconds: float = 0.0
-    infer_seconds: float = 0.0
-    split_seconds: float = 0.0
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def executions(self) -> list[Execution]:
+        """Each execution once, however many requests it answered."""
+        found = {id(answer.execution): answer.execution for answer in self.answers}
+        return [execution for execution in found.values() if execution is not None]
 
 
 class Instance:
@@ -53,23 +74,31 @@ class Instance:
         self._clock = clock
         self._on_done = on_done
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
-        self._is_fast = False
+        self._fast_rows = 0
+        self._may_run_inline = layout.has_fixed_rows
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def start(self, batch: Batch) -> None:
         """Run a batch; the caller hears of its end through `on_done`, at the earliest in the next loop iteration."""
-        if self._is_fast:
+        if batch.rows <= self._fast_rows:
             self._execute(batch)
             self._clock.call_soon(self._on_done, self, batch)
         else:
             self._batches.put(batch)
 
-    def close(self) -> None:
-        """Stop the thread after what it is running, then close the engine. Blocks until both are done."""
+    def close(self, patience_seconds: float) -> bool:
+        """Stop the thread after what it is running, then close the engine. Blocks until both are done.
+
+        Returns:
+            False if the engine hung for longer than the patience; its thread and its memory are then left behind.
+        """
         self._batches.put(None)
-        self._thread.join()
+        self._thread.join(patience_seconds)
+        if self._thread.is_alive():
+            return False
         self._engine.close()
+        return True
 
     def _serve(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -77,27 +106,37 @@ class Instance:
             self._clock.call_soon_threadsafe(self._on_done, self, batch)
 
     def _execute(self, batch: Batch) -> None:
+        answers = self._run(batch.pendings)
+        if answers[0].error is not None and len(batch.pendings) > 1:
+            # One of them may be to blame, and the others must not pay for the company they were put in.
+            answers = [answer for pending in batch.pendings for answer in self._run([pending])]
+        batch.answers = answers
+        execution = answers[0].execution
+        if self._may_run_inline and execution is not None and execution.seconds < INLINE_BELOW_SECONDS:
+            self._fast_rows = max(self._fast_rows, execution.rows)
+        else:
+            # A batch that failed says nothing about how long the next one takes.
+            self._fast_rows = min(self._fast_rows, batch.rows - 1)
+
+    def _run(self, pendings: Sequence[Pending]) -> list[Answer]:
+        """Answer requests together; if the engine fails, every answer is the same error."""
         try:
-            batch.answers = self._compute(batch)
+            return self._compute(pendings)
         except Error as problem:
-            batch.answers = problem
+            error = problem
         except BaseException as problem:
             # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
-            said = "".join(format_exception_only(problem)).strip()
-            batch.answers = EngineFailed(f"the engine failed: {said}")
-        # A batch that failed says nothing about how long the next one takes.
-        seconds = batch.join_seconds + batch.infer_seconds + batch.split_seconds
-        self._is_fast = isinstance(batch.answers, list) and seconds < INLINE_BELOW_SECONDS
+            error = EngineFailed(f"the engine failed: {''.join(format_exception_only(problem)).strip()}")
+        return [Answer(error=error)] * len(pendings)
 
-    def _compute(self, batch: Batch) -> list[tuple[WireTensor, ...]]:
-        requests = [pending.request for pending in batch.pendings]
+    def _compute(self, pendings: Sequence[Pending]) -> list[Answer]:
+        requests = [pending.request for pending in pendings]
+        rows = [pending.rows for pending in pendings]
         start = time.monotonic()
         feeds = join(requests, self._layout)
         joined = time.monotonic()
-        batch.join_seconds = joined - start
         outputs = self._engine.run(feeds)
         computed = time.monotonic()
-        batch.infer_seconds = computed - joined
-        answers = split(outputs, requests, [pending.rows for pending in batch.pendings], self._layout)
-        batch.split_seconds = time.monotonic() - computed
-        return answers
+        pieces = split(outputs, requests, rows, self._layout)
+        execution = Execution(sum(rows), joined - start, computed - joined, time.monotonic() - computed)
+        return [Answer(outputs=piece, execution=execution) for piece in pieces]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.engine import Engine
-from enginehouse.errors import NotSupported, VerifyFailed
+from enginehouse.errors import InvalidInput, NotSupported, VerifyFailed
 from enginehouse.evidence import GOLDEN_FILE, Evidence, read_evidence
 from enginehouse.hardware import threads_per_instance
 from enginehouse.model_config import read_config, refuse_unhonoured
@@ -19,6 +19,9 @@ from service.golden import check_golden
 from service.served_model import LoadedVersion
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
+
+# Each holds a copy of the model; beyond the cores of any machine they only cost memory.
+MAX_INSTANCES = 256
 _KINDS = (ModelInstanceGroup.KIND_AUTO, ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU)
 _THREADS_PARAMETER = "intra_op_thread_count"
 
@@ -115,6 +118,11 @@ def _copy(config: ModelConfig) -> ModelConfig:
 
 def _providers(config: ModelConfig) -> list[str]:
     """One execution provider for each instance, in the order of the instance groups."""
+    count = sum(max(1, group.count) for group in config.instance_group)
+    if count > MAX_INSTANCES:
+        raise InvalidInput(
+            f"model '{config.name}': instance_group asks for {count} instances; at most {MAX_INSTANCES} are allowed."
+        )
     providers: list[str] = []
     for group in config.instance_group or [ModelInstanceGroup(count=1)]:
         if group.kind not in _KINDS:

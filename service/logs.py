@@ -8,4 +8,5 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     # One line per request says nothing that the metrics do not say better.
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # Its warnings are about what clients send, which is not for this log to be filled with.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

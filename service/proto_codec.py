@@ -95,6 +95,8 @@ def _parameters(message: Any) -> dict[str, Parameter]:
     values: dict[str, Parameter] = {}
     for key, parameter in message.items():
         choice = parameter.WhichOneof("parameter_choice")
+        if key.startswith("triton_"):
+            raise InvalidInput(f"parameter keys starting with 'triton_' are reserved; '{key}' is one.")
         if choice is not None:
             values[key] = getattr(parameter, choice)
     return values

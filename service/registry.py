@@ -90,7 +90,7 @@ class Registry:
     def _why_not(self, name: str, version: int | None) -> NotFound | NotReady:
         states = self._states.get(name)
         if states is None:
-            return NotFound(f"Request for unknown model: '{name}' is not found")
+            return NotFound(f"Request for unknown model: '{name[:100]}' is not found")
         if version is None:
             reasons = "; ".join(f"version {number}: {state.reason}" for number, state in states.items() if state.reason)
             because = f" ({reasons})" if reasons else ""

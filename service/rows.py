@@ -25,6 +25,13 @@ class Layout:
     outputs: tuple[TensorSpec, ...]
     engine_shapes: Mapping[str, tuple[int, ...]]
     has_batch_axis: bool
+
+    @property
+    def has_fixed_rows(self) -> bool:
+        """Whether every row of a batch has the same size, so that the time of one batch foretells another's."""
+        skip = 1 if self.has_batch_axis else 0
+        return all(-1 not in spec.shape[skip:] and spec.dtype.size_bytes for spec in self.inputs)
+
     engine_output_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ from service.admission import Admission
 from service.batch import BatchPolicy
 from service.batcher import Batcher
 from service.clock import Clock
-from service.instance import Batch, Instance
+from service.instance import Batch, Execution, Instance
 from service.queue import Pending, RequestQueue, deliver
 from service.request import InferRequest, InferResponse, Settle, Timings
 from service.rows import Layout
@@ -24,6 +24,11 @@ _log = logging.getLogger(__name__)
 
 # Requests that may wait where the configuration says nothing: at a thousand a second, a second's worth.
 DEFAULT_MAX_QUEUE_SIZE = 1024
+
+# What an engine that did not end while its model was drained may still take.
+CLOSE_PATIENCE_SECONDS = 2.0
+
+FAILURE_LOG_SECONDS = 10.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -54,6 +59,7 @@ class ServedModel:
         self.layout = layout_from_config(loaded.config)
         self._clock = clock
         self._is_draining = False
+        self._quiet_until = 0.0
         self._admission = Admission(self.name, self.layout, loaded.config.max_batch_size)
         self._timeout_seconds, self._may_override, max_size = _queue_policy(loaded.config)
         self._queue = RequestQueue(clock, max_size, self._on_leave)
@@ -93,14 +99,22 @@ class ServedModel:
         self._batcher.when_quiet(on_drained)
 
     def abandon(self) -> None:
-        """Tell everybody in line that nothing more will run; what runs is finished."""
-        self._queue.clear(NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer."))
+        """Tell everybody who still waits for an answer that none will come, also of an engine that hangs."""
+        reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
+        self._queue.clear(reason)
+        for pending in self._batcher.running():
+            self._count_failure(pending.request, reason)
+            pending.settle(reason)
 
     def close(self) -> None:
-        """Stop the threads and close the engines. Blocks until what runs has ended; call it from another thread."""
+        """Stop the threads and close the engines; call it from another thread, after `drain`.
+
+        Blocks until what still runs has ended, but not for ever: an engine that hangs is left behind.
+        """
         for instance in self._instances:
             try:
-                instance.close()
+                if not instance.close(CLOSE_PATIENCE_SECONDS):
+                    _log.error("an engine of model '%s' version %s hangs; it is left behind", self.name, self.version)
             except Exception:
                 _log.exception("an engine of model '%s' version %s could not be closed", self.name, self.version)
 
@@ -114,27 +128,30 @@ class ServedModel:
         return min(wanted / 1e6, self._timeout_seconds or float("inf"))
 
     def _settle_batch(self, batch: Batch) -> None:
-        if isinstance(batch.answers, Error):
-            for pending in batch.pendings:
-                self._count_failure(pending.request, batch.answers)
-                pending.settle(batch.answers)
-            return
-        assert batch.answers is not None
-        self.statistics.count_batch(batch.rows, batch.join_seconds, batch.infer_seconds, batch.split_seconds)
+        for execution in batch.executions:
+            self.statistics.count_batch(execution)
         now = self._clock.now()
         now_ms = int(time.time() * 1000)
-        for pending, outputs in zip(batch.pendings, batch.answers, strict=True):
+        for pending, answer in zip(batch.pendings, batch.answers, strict=True):
+            if pending.is_settled:
+                continue
+            if answer.execution is None:
+                assert answer.error is not None
+                self._log_failure(answer.error)
+                self._count_failure(pending.request, answer.error)
+                pending.settle(answer.error)
+                continue
             request = pending.request
-            timings = Timings(
-                decode=request.decoded_at - request.received_at,
-                queue=batch.started_at - pending.queued_at,
-                compute_input=batch.join_seconds,
-                compute_infer=batch.infer_seconds,
-                compute_output=batch.split_seconds,
-                batch_rows=batch.rows,
-            )
+            timings = _timings(pending, batch, answer.execution)
             self.statistics.count_success(pending.rows, timings, now - _start_of(request, pending), now_ms)
-            pending.settle(InferResponse(self.name, self.version, request.id, outputs, timings))
+            pending.settle(InferResponse(self.name, self.version, request.id, answer.outputs, timings))
+
+    def _log_failure(self, error: Error) -> None:
+        """At most one line in a while: what the metrics count need not fill the log."""
+        now = self._clock.now()
+        if now >= self._quiet_until:
+            self._quiet_until = now + FAILURE_LOG_SECONDS
+            _log.error("model '%s' version %s failed a request: %s", self.name, self.version, error)
 
     def _on_leave(self, pending: Pending, reason: Error) -> None:
         self._count_failure(pending.request, reason)
@@ -177,6 +194,17 @@ def _queue_policy(config: ModelConfig) -> tuple[float, bool, int]:
         return 0.0, True, DEFAULT_MAX_QUEUE_SIZE
     policy = config.dynamic_batching.default_queue_policy
     return policy.default_timeout_microseconds / 1e6, policy.allow_timeout_override, policy.max_queue_size
+
+
+def _timings(pending: Pending, batch: Batch, execution: Execution) -> Timings:
+    return Timings(
+        decode=pending.request.decoded_at - pending.request.received_at,
+        queue=batch.started_at - pending.queued_at,
+        compute_input=execution.join_seconds,
+        compute_infer=execution.infer_seconds,
+        compute_output=execution.split_seconds,
+        batch_rows=execution.rows,
+    )
 
 
 def _start_of(request: InferRequest, pending: Pending) -> float:

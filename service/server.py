@@ -1,10 +1,10 @@
 """The one object behind every transport: infer, describe, load, unload. It knows no transport."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 
-from enginehouse.errors import Error, NotReady
+from enginehouse.errors import Error, NotReady, NotSupported
 from enginehouse.proto.grpc_service_pb2 import (
     ModelMetadataResponse,
     ModelStatisticsResponse,
@@ -139,9 +139,23 @@ class InferenceServer:
     def repository_index(self, only_ready: bool) -> RepositoryIndexResponse:
         return describe.repository_index(self.registry, self._lifecycle.repository_names(), only_ready)
 
-    async def load(self, name: str, config_json: str = "") -> None:
-        """Load or reload a model; raises `NotReady` where the control mode forbids it."""
+    async def load(self, name: str, config_json: str = "", other_parameters: Iterable[str] = ()) -> None:
+        """Load or reload a model.
+
+        Args:
+            name: of the model.
+            config_json: a configuration that replaces the one in the repository; empty for none.
+            other_parameters: what else the client sent, by name.
+
+        Raises:
+            NotReady: the control mode forbids it.
+            NotSupported: a parameter that would not be honoured, such as a file that replaces the repository's.
+        """
         self._check_may_load()
+        for parameter in other_parameters:
+            raise NotSupported(
+                f"load parameter '{parameter[:80]}' is not supported; 'config' is. Put files in the repository."
+            )
         try:
             await self._lifecycle.load(name, config_json)
         finally:

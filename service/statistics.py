@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from service.instance import Execution
 from service.request import Timings
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -75,17 +76,17 @@ class ModelStatistics:
         self.compute_histogram = Histogram(DURATION_BUCKETS)
         self.rows_histogram = Histogram(ROW_BUCKETS)
 
-    def count_batch(self, rows: int, join_seconds: float, infer_seconds: float, split_seconds: float) -> None:
+    def count_batch(self, execution: Execution) -> None:
         """An execution that succeeded."""
         self.execution_count += 1
-        self.rows_histogram.observe(rows)
-        self.compute_histogram.observe(join_seconds + infer_seconds + split_seconds)
-        batch = self.batches.get(rows)
+        self.rows_histogram.observe(execution.rows)
+        self.compute_histogram.observe(execution.seconds)
+        batch = self.batches.get(execution.rows)
         if batch is None:
-            batch = self.batches[rows] = BatchStatistics()
-        batch.compute_input.add(join_seconds)
-        batch.compute_infer.add(infer_seconds)
-        batch.compute_output.add(split_seconds)
+            batch = self.batches[execution.rows] = BatchStatistics()
+        batch.compute_input.add(execution.join_seconds)
+        batch.compute_infer.add(execution.infer_seconds)
+        batch.compute_output.add(execution.split_seconds)
 
     def count_success(self, rows: int, timings: Timings, total_seconds: float, now_ms: int) -> None:
         """A request that was answered with outputs."""

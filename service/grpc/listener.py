@@ -13,6 +13,8 @@ from enginehouse.proto.pool import POOL
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.server import InferenceServer
 
+MAX_PENDING_CALLS = 100_000
+
 
 class GrpcListener:
     """Listens once it is started; raises `NotReady` if the port is taken."""
@@ -22,6 +24,9 @@ class GrpcListener:
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.so_reuseport", 0),
+            # The library's own limit cancels calls at random; ours says that the queue is full.
+            ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         ]
         self._server: Any = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((InferenceServicer(server).handlers(),))
@@ -35,7 +40,7 @@ class GrpcListener:
         try:
             self.port: int = self._server.add_insecure_port(f"{address}:{port}")
         except RuntimeError as problem:
-            raise NotReady(f"cannot listen for gRPC on {address}:{port}: {problem}.") from problem
+            raise NotReady(f"cannot listen for gRPC on {address}:{port}; it is taken or not allowed.") from problem
 
     async def start(self) -> None:
         await self._server.start()

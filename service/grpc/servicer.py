@@ -71,7 +71,7 @@ class InferenceServicer:
         # One client spells the model's name into the repository's field.
         name = request.model_name or request.repository_name
         config = request.parameters["config"].string_param if "config" in request.parameters else ""
-        await self._server.load(name, config)
+        await self._server.load(name, config, [key for key in request.parameters if key != "config"])
         return pb.RepositoryModelLoadResponse()
 
     async def _repository_unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:

@@ -129,7 +129,7 @@ def _repository(server: InferenceServer, max_body_bytes: int) -> APIRouter:
         config = parameters.get("config", "") if isinstance(parameters, dict) else None
         if not isinstance(config, str):
             raise InvalidInput("'parameters' must be an object, and its 'config' a string of JSON.")
-        await server.load(model, config)
+        await server.load(model, config, [key for key in parameters if key != "config"])
         return JsonResponse({})
 
     @router.post("/v2/repository/models/{model}/unload", summary="Unload a model")

@@ -4,14 +4,16 @@ import asyncio
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
 from enginehouse.errors import Error, InvalidInput, NotSupported
 from service import json_codec
 from service.http.render import response_from_error
-from service.request import InferResponse
+from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
 
 _HEADER_LENGTH = "inference-header-content-length"
+_MAX_DIGITS = 18
 
 
 async def infer(
@@ -25,14 +27,7 @@ async def infer(
         request, form = json_codec.decode_request(body, header_length, model, version)
         request.received_at = received_at
         request.decoded_at = server.clock.now()
-        answer: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
-        pending = server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
-        try:
-            result = await answer
-        except asyncio.CancelledError:
-            if pending is not None:
-                server.cancel(pending)
-            raise
+        result = await _answer(server, request, http_request)
         if isinstance(result, Error):
             return response_from_error(result)
         header, chunks = json_codec.encode_response(result, form)
@@ -42,6 +37,31 @@ async def infer(
         return Response(header, media_type="application/json")
     headers = {"Inference-Header-Content-Length": str(len(header))}
     return Response(b"".join([header, *chunks]), media_type="application/octet-stream", headers=headers)
+
+
+async def _answer(server: InferenceServer, request: InferRequest, http_request: Request) -> InferResponse | Error:
+    """Wait for the one answer, or for the caller to leave, whichever comes first."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[InferResponse | Error] = loop.create_future()
+    pending = server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
+    if pending is None:
+        return await answer
+
+    def leave(_: asyncio.Future[Message]) -> None:
+        if not answer.done():
+            server.cancel(pending)
+
+    # Behind its body a request has nothing more to say but that its connection is gone.
+    gone = asyncio.ensure_future(http_request.receive())
+    gone.add_done_callback(leave)
+    try:
+        return await answer
+    except asyncio.CancelledError:
+        server.cancel(pending)
+        raise
+    finally:
+        gone.remove_done_callback(leave)
+        gone.cancel()
 
 
 async def read_body(http_request: Request, max_body_bytes: int) -> bytes:
@@ -75,6 +95,6 @@ def _header_length(http_request: Request) -> int | None:
     text = http_request.headers.get(_HEADER_LENGTH)
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()):
-        raise InvalidInput(f"Inference-Header-Content-Length is '{text}'; a number of bytes is expected.")
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+        raise InvalidInput(f"Inference-Header-Content-Length is '{text[:40]}'; a number of bytes is expected.")
     return int(text)

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from enginehouse.errors import NotReady
+from service.http.protocol import KEEP_ALIVE_SECONDS, LimitedProtocol
 
 
 class HttpListener:
@@ -23,9 +24,10 @@ class HttpListener:
         config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
+            http=LimitedProtocol,
             ws="none",
             lifespan="off",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             access_log=False,
             log_config=None,
             server_header=False,

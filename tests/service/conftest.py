@@ -1,6 +1,7 @@
 """A served model over a fake engine, on a clock that a test moves; and versions on disk, made by hand."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,10 +145,10 @@ def stay_inline(instance: Any) -> None:
 
     def execute_and_stay(batch: Any) -> None:
         execute(batch)
-        instance._is_fast = True
+        instance._fast_rows = sys.maxsize
 
     instance._execute = execute_and_stay
-    instance._is_fast = True
+    instance._fast_rows = sys.maxsize
 
 
 def make_scale_model(factor: float) -> onnx.ModelProto:

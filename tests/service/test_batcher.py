@@ -87,7 +87,7 @@ def test_the_line_is_served_in_its_order_whatever_the_sizes(bench: MakeBench) ->
 
 def test_a_batch_that_fails_fails_alone(bench: MakeBench) -> None:
     one = bench()
-    one.engines[0].failures.append(RuntimeError("planted"))
+    one.engines[0].failures.extend(RuntimeError("planted") for _ in range(5))
     for number in range(6):
         one.ask(str(number))
     one.clock.run_ready()

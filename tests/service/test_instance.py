@@ -7,9 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from enginehouse.dtype import DTYPES
 from enginehouse.errors import EngineFailed, InvalidInput
 from enginehouse.fake_engine import FakeEngine
-from enginehouse.tensor import Tensors
+from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
 from service.instance import Batch, Instance
 from service.queue import Pending
@@ -44,12 +45,12 @@ class Heard:
 
 
 @contextmanager
-def running(engine: FakeEngine) -> Iterator[tuple[Instance, Heard]]:
+def running(engine: FakeEngine, layout: Layout = LAYOUT) -> Iterator[tuple[Instance, Heard]]:
     heard = Heard()
     heard.clock.call_soon_threadsafe = heard.call_soon_threadsafe  # type: ignore[method-assign]
-    instance = Instance("m-1-0", engine, LAYOUT, heard.clock, heard.on_done)
+    instance = Instance("m-1-0", engine, layout, heard.clock, heard.on_done)
     yield instance, heard
-    instance.close()
+    assert instance.close(30)
     assert engine.is_closed
     assert not instance._thread.is_alive()
 
@@ -67,11 +68,15 @@ def test_a_batch_runs_on_the_instances_thread_and_is_timed() -> None:
     with running(fake()) as (instance, heard):
         instance.start(make_batch(1, 2))
         batch = heard.wait()
-        assert isinstance(batch.answers, list)
-        assert [np.frombuffer(wire.data, np.float32).tolist() for (wire,) in batch.answers] == [[10, 10], [20, 20]]
+        assert [np.frombuffer(answer.outputs[0].data, np.float32).tolist() for answer in batch.answers] == [
+            [10, 10],
+            [20, 20],
+        ]
+        (execution,) = batch.executions
         assert heard.threads[0].name == "m-1-0"
         assert heard.threads[0].daemon
-        assert min(batch.join_seconds, batch.infer_seconds, batch.split_seconds) >= 0
+        assert execution.rows == 2
+        assert min(execution.join_seconds, execution.infer_seconds, execution.split_seconds) >= 0
 
 
 def test_a_fast_engine_moves_inline_and_a_slow_one_back_to_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +116,11 @@ def test_whatever_an_engine_raises_fails_its_batch_and_nothing_else(failure: Exc
     engine.failures.append(failure)
     with running(engine) as (instance, heard):
         instance.start(make_batch(1))
-        answers = heard.wait().answers
-        assert isinstance(answers, EngineFailed)
-        assert message in str(answers)
+        (answer,) = heard.wait().answers
+        assert isinstance(answer.error, EngineFailed)
+        assert message in str(answer.error)
         instance.start(make_batch(1))
-        assert isinstance(heard.wait().answers, list)
+        assert heard.wait().answers[0].error is None
 
 
 def test_an_error_of_our_own_tree_keeps_its_kind() -> None:
@@ -123,7 +128,7 @@ def test_an_error_of_our_own_tree_keeps_its_kind() -> None:
     engine.failures.append(InvalidInput("the caller's fault"))
     with running(engine) as (instance, heard):
         instance.start(make_batch(1))
-        assert isinstance(heard.wait().answers, InvalidInput)
+        assert isinstance(heard.wait().answers[0].error, InvalidInput)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_an_error_of_our_own_tree_keeps_its_kind() -> None:
 def test_an_engine_that_returns_nonsense_fails_its_batch(function: Callable[[Tensors], Tensors]) -> None:
     with running(fake(function)) as (instance, heard):
         instance.start(make_batch(1))
-        assert isinstance(heard.wait().answers, EngineFailed)
+        assert isinstance(heard.wait().answers[0].error, EngineFailed)
 
 
 def test_closing_waits_for_the_batch_that_runs() -> None:
@@ -156,14 +161,14 @@ def test_closing_waits_for_the_batch_that_runs() -> None:
     instance = Instance("m-1-0", engine, LAYOUT, heard.clock, heard.on_done)
     instance.start(make_batch(1))
     assert entered.wait(30)
-    closer = threading.Thread(target=instance.close)
+    closer = threading.Thread(target=instance.close, args=(30,))
     closer.start()
     was_closed_early = engine.is_closed
     may_end.set()
     closer.join(30)
     heard.clock.run_ready()
     assert (was_closed_early, engine.is_closed) == (False, True)
-    assert isinstance(heard.batches[0].answers, list)
+    assert heard.batches[0].answers[0].error is None
 
 
 def test_a_failure_never_moves_a_slow_engine_onto_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,3 +180,41 @@ def test_a_failure_never_moves_a_slow_engine_onto_the_loop(monkeypatch: pytest.M
             instance.start(make_batch(1))
             heard.wait()
         assert len(heard.threads) == 2
+
+
+def test_a_batch_with_more_rows_than_any_fast_one_goes_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.instance.INLINE_BELOW_SECONDS", 1000.0)
+    with running(fake()) as (instance, heard):
+        for values in ([1.0, 2.0], [1.0, 2.0, 3.0]):
+            instance.start(make_batch(*values))
+            heard.wait()
+        on_thread = len(heard.threads)
+        instance.start(make_batch(1.0))
+        heard.clock.run_ready()
+        assert len(heard.threads) == on_thread
+        assert len(heard.batches) == 3
+
+
+def test_one_bad_request_does_not_fail_the_company_it_was_put_in() -> None:
+    def refuse_negative(feeds: Tensors) -> Tensors:
+        if (feeds["x"] < 0).any():
+            raise ValueError("negative")
+        return tenfold(feeds)
+
+    with running(fake(refuse_negative)) as (instance, heard):
+        instance.start(make_batch(1, -2, 3))
+        batch = heard.wait()
+    good, bad, other = batch.answers
+    assert isinstance(bad.error, EngineFailed)
+    assert [np.frombuffer(answer.outputs[0].data, np.float32)[0] for answer in (good, other)] == [10, 30]
+    assert [execution.rows for execution in batch.executions] == [1, 1]
+
+
+def test_an_engine_whose_rows_vary_in_size_never_runs_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.instance.INLINE_BELOW_SECONDS", 1e9)
+    open_rows = TensorSpec("x", DTYPES["FP32"], (-1, -1))
+    with running(fake(), Layout((open_rows,), (Y,), {}, True)) as (instance, heard):
+        for _ in range(3):
+            instance.start(make_batch(1))
+            heard.wait()
+        assert len(heard.threads) == 3

@@ -336,3 +336,33 @@ def test_an_engine_failure_is_counted_as_ours(bench: MakeBench) -> None:
     assert isinstance(one.answers.error("a"), EngineFailed)
     assert one.model.statistics.failures["BACKEND"] == 1
     assert one.model.statistics.execution_count == 0
+
+
+def test_an_engine_that_hangs_neither_keeps_its_callers_nor_the_end_waiting(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.served_model.CLOSE_PATIENCE_SECONDS", 0.05)
+    entered, released = threading.Event(), threading.Event()
+
+    def hang(feeds: Tensors) -> Tensors:
+        entered.set()
+        assert released.wait(30)
+        return tenfold(feeds)
+
+    one = bench(function=hang, is_inline=False)
+    answers: list[object] = []
+    one.model.infer(make_request(), answers.append)
+    one.clock.run_ready()
+    assert entered.wait(30)
+    one.model.infer(make_request(), answers.append)
+    one.model.abandon()
+    assert [type(answer) for answer in answers] == [NotReady, NotReady]
+    one.model.close()
+    assert "hangs; it is left behind" in caplog.text
+    released.set()
+    monkeypatch.undo()
+    one.model.close()
+    one.clock.run_ready()
+    assert len(answers) == 2
+    assert one.model.statistics.success.count == 0
+    assert one.model.statistics.fail.count == 2

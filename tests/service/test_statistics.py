@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.instance import Execution
 from service.request import Timings
 from service.statistics import FAILURE_REASONS, Duration, Histogram, ModelStatistics
 
@@ -17,7 +18,7 @@ def test_requests_batches_and_rows_add_up(
 ) -> None:
     counted = ModelStatistics()
     for sizes, join, infer, split in batches:
-        counted.count_batch(sum(sizes), join, infer, split)
+        counted.count_batch(Execution(sum(sizes), join, infer, split))
         for rows in sizes:
             counted.count_success(rows, Timings(0, 0.5, join, infer, split, sum(sizes)), join + infer + split, 7)
     for reason, seconds in failures:

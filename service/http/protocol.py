@@ -1,0 +1,134 @@
+"""uvicorn's protocol, with limits on what a peer may send before it is understood, and an end that loses nothing."""
+
+import asyncio
+from http import HTTPStatus
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# Four times what common proxies take; a head is kept in memory before anything can refuse it.
+MAX_HEAD_BYTES = 1 << 16
+
+# A peer that began a request, or only a connection, and then sends nothing.
+STALL_SECONDS = 30.0
+
+# Between requests. Clients keep connections, and one that is closed under them costs them a request.
+KEEP_ALIVE_SECONDS = 120
+
+# At the end, idle connections stay open this long: a request that is on its way is answered, and told to come no more.
+LINGER_SECONDS = 0.3
+
+_HEAD_TOO_LARGE = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes; send less.",
+)
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One HTTP/1.1 connection. What it refuses, it refuses in JSON, like everything else here."""
+
+    _head_bytes = 0
+    _header_bytes = 0
+    _is_in_head = True
+    _is_whole = False
+    _is_leaving = False
+    _stall_timer: asyncio.TimerHandle | None = None
+    _refusal: tuple[HTTPStatus, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_for_stall()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            # One read may hold a head and much of a body; what counts then is what the parser calls header.
+            if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data:
+                self._refuse(*_HEAD_TOO_LARGE)
+                return
+        super().data_received(data)
+        self._watch_for_stall()
+
+    def on_message_begin(self) -> None:
+        self._is_in_head, self._is_whole = True, False
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_header(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+        if self._is_leaving:
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        self._is_whole = True
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Called once when the server ends: idle connections linger, busy ones end with their answer."""
+        self._is_leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(LINGER_SECONDS, self._leave_if_idle)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for what the parser cannot read, and for what was refused while it read."""
+        status, message = self._refusal or (HTTPStatus.BAD_REQUEST, f"{msg} HTTP/1.1 is expected.")
+        self._refuse(status, message)
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: a client that asks for another protocol is answered in this one."""
+
+    def _count_header(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEAD_BYTES:
+            self._refusal = _HEAD_TOO_LARGE
+            # Any exception stops the parser, and comes back through `send_400_response`.
+            raise ValueError(self._refusal)
+
+    def _watch_for_stall(self) -> None:
+        self._stop_watching()
+        if not self._is_whole and not self.transport.is_closing():
+            self._stall_timer = self.loop.call_later(STALL_SECONDS, self._give_up)
+
+    def _stop_watching(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _give_up(self) -> None:
+        message = f"nothing came for {STALL_SECONDS:g} seconds, and the request is not whole."
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
+
+    def _leave_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = orjson.dumps({"error": message})
+        head = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+        ]
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        self.transport.close()
