@@ -1,6 +1,7 @@
 """The composition root of the service: builds the parts, hands them to each other, starts and stops them in order."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -66,6 +67,9 @@ class Service:
         self.metrics.start()
         await self.grpc.start()
         await load_all(self._lifecycle, self._names)
+        # What lives as long as the server need not be walked again by every collection: it cost up to 50 ms each.
+        gc.collect()
+        gc.freeze()
         self.server.started()
 
     async def stop(self) -> bool:

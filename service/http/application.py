@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from enginehouse.errors import Error, InvalidInput
@@ -29,11 +29,12 @@ _INFER_BODY = {
 def create_application(server: InferenceServer, render_metrics: Callable[[], str], max_body_bytes: int) -> FastAPI:
     """Build the application around a server; nothing is started."""
     app = FastAPI(title="enginehouse", version=server.server_metadata().version, openapi_url="/openapi.json")
-    app.include_router(_health(server), tags=["health"])
-    app.include_router(_models(server), tags=["models"])
-    app.include_router(_inference(server, max_body_bytes), tags=["inference"])
-    app.include_router(_repository(server, max_body_bytes), tags=["repository"])
-    app.include_router(_metrics(render_metrics), tags=["metrics"])
+    # Inference first: routes are tried in the order in which they were added.
+    _add_inference(app, server, max_body_bytes)
+    _add_health(app, server)
+    _add_models(app, server)
+    _add_repository(app, server, max_body_bytes)
+    _add_metrics(app, render_metrics)
     app.add_exception_handler(Error, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unexpected)
@@ -43,87 +44,82 @@ def create_application(server: InferenceServer, render_metrics: Callable[[], str
 def create_metrics_application(render_metrics: Callable[[], str]) -> FastAPI:
     """The small application behind the metrics port."""
     app = FastAPI(title="enginehouse metrics", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(_metrics(render_metrics))
+    _add_metrics(app, render_metrics)
     app.add_exception_handler(HTTPException, _answer_http)
     return app
 
 
-def _health(server: InferenceServer) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/v2/health/live", summary="Is the process answering?")
+def _add_health(app: FastAPI, server: InferenceServer) -> None:
+    @app.get("/v2/health/live", summary="Is the process answering?", tags=["health"])
     async def live() -> Response:
         return JsonResponse({"live": True})
 
-    @router.get("/v2/health/ready", summary="Can every model that was asked for be used?")
+    @app.get("/v2/health/ready", summary="Can every model that was asked for be used?", tags=["health"])
     async def ready() -> Response:
         is_ready = server.is_ready()
         return JsonResponse({"live": True, "ready": is_ready}, status_code=200 if is_ready else 503)
 
-    @router.get("/v2/models/{model}/ready", summary="Does a model answer?")
-    @router.get("/v2/models/{model}/versions/{version}/ready", summary="Does a version answer?")
+    @app.get("/v2/models/{model}/ready", summary="Does a model answer?", tags=["health"])
+    @app.get("/v2/models/{model}/versions/{version}/ready", summary="Does a version answer?", tags=["health"])
     async def model_ready(model: str, version: str = "") -> Response:
         is_ready = server.is_model_ready(model, version)
         return JsonResponse({"name": model, "ready": is_ready}, status_code=200 if is_ready else 503)
 
-    return router
 
-
-def _models(server: InferenceServer) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/v2", summary="Name, version and extensions of this server")
+def _add_models(app: FastAPI, server: InferenceServer) -> None:
+    @app.get("/v2", summary="Name, version and extensions of this server", tags=["models"])
     async def metadata() -> Response:
         return JsonResponse(json_from_message(server.server_metadata()))
 
     # Before the routes of single models, so that no model called "stats" can hide it.
-    @router.get("/v2/models/stats", summary="Statistics of everything that answers")
+    @app.get("/v2/models/stats", summary="Statistics of everything that answers", tags=["models"])
     async def all_statistics() -> Response:
         return JsonResponse(json_from_message(server.statistics("", "")))
 
-    @router.get("/v2/models", summary="Names of the models that answer")
+    @app.get("/v2/models", summary="Names of the models that answer", tags=["models"])
     async def models() -> Response:
         return JsonResponse({"models": sorted({model.name for model in server.registry.served()})})
 
-    @router.get("/v2/models/{model}/stats", summary="Statistics of a model")
-    @router.get("/v2/models/{model}/versions/{version}/stats", summary="Statistics of a version")
+    @app.get("/v2/models/{model}/stats", summary="Statistics of a model", tags=["models"])
+    @app.get("/v2/models/{model}/versions/{version}/stats", summary="Statistics of a version", tags=["models"])
     async def statistics(model: str, version: str = "") -> Response:
         return JsonResponse(json_from_message(server.statistics(model, version)))
 
-    @router.get("/v2/models/{model}/config", summary="Complete configuration of a model")
-    @router.get("/v2/models/{model}/versions/{version}/config", summary="Complete configuration of a version")
+    @app.get("/v2/models/{model}/config", summary="Complete configuration of a model", tags=["models"])
+    @app.get(
+        "/v2/models/{model}/versions/{version}/config", summary="Complete configuration of a version", tags=["models"]
+    )
     async def config(model: str, version: str = "") -> Response:
         return JsonResponse(json_from_message(server.model_config(model, version)))
 
-    @router.get("/v2/models/{model}", summary="Inputs and outputs of a model")
-    @router.get("/v2/models/{model}/versions/{version}", summary="Inputs and outputs of a version")
+    @app.get("/v2/models/{model}", summary="Inputs and outputs of a model", tags=["models"])
+    @app.get("/v2/models/{model}/versions/{version}", summary="Inputs and outputs of a version", tags=["models"])
     async def model_metadata(model: str, version: str = "") -> Response:
         return JsonResponse(json_from_message(server.model_metadata(model, version)))
 
-    return router
 
-
-def _inference(server: InferenceServer, max_body_bytes: int) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/v2/models/{model}/infer", summary="Ask a model", openapi_extra=_INFER_BODY)
-    @router.post("/v2/models/{model}/versions/{version}/infer", summary="Ask a version", openapi_extra=_INFER_BODY)
+def _add_inference(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> None:
+    @app.post("/v2/models/{model}/infer", summary="Ask a model", openapi_extra=_INFER_BODY, tags=["inference"])
+    @app.post(
+        "/v2/models/{model}/versions/{version}/infer",
+        summary="Ask a version",
+        openapi_extra=_INFER_BODY,
+        tags=["inference"],
+    )
     async def model_infer(request: Request, model: str, version: str = "") -> Response:
         return await infer(server, request, model, version, max_body_bytes)
 
-    return router
 
-
-def _repository(server: InferenceServer, max_body_bytes: int) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/v2/repository/index", summary="Every version that was ever asked for, and its state")
+def _add_repository(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> None:
+    @app.post(
+        "/v2/repository/index", summary="Every version that was ever asked for, and its state", tags=["repository"]
+    )
     async def index(request: Request) -> Response:
         body = await _optional_object(request, max_body_bytes)
         answer = json_from_message(server.repository_index(only_ready=bool(body.get("ready", False))))
         return JsonResponse([{key: value for key, value in row.items() if value} for row in answer["models"]])
 
-    @router.post("/v2/repository/models/{model}/load", summary="Load or reload a model")
+    @app.post("/v2/repository/models/{model}/load", summary="Load or reload a model", tags=["repository"])
     async def load(request: Request, model: str) -> Response:
         parameters = (await _optional_object(request, max_body_bytes)).get("parameters", {})
         config = parameters.get("config", "") if isinstance(parameters, dict) else None
@@ -132,23 +128,17 @@ def _repository(server: InferenceServer, max_body_bytes: int) -> APIRouter:
         await server.load(model, config, [key for key in parameters if key != "config"])
         return JsonResponse({})
 
-    @router.post("/v2/repository/models/{model}/unload", summary="Unload a model")
+    @app.post("/v2/repository/models/{model}/unload", summary="Unload a model", tags=["repository"])
     async def unload(request: Request, model: str) -> Response:
         await _optional_object(request, max_body_bytes)
         await server.unload(model)
         return JsonResponse({})
 
-    return router
 
-
-def _metrics(render_metrics: Callable[[], str]) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/metrics", summary="Everything Prometheus asks for")
+def _add_metrics(app: FastAPI, render_metrics: Callable[[], str]) -> None:
+    @app.get("/metrics", summary="Everything Prometheus asks for", tags=["metrics"])
     async def metrics() -> Response:
         return Response(render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    return router
 
 
 async def _optional_object(request: Request, max_body_bytes: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class HttpListener:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
         )
         self._server = _Server(config)
