@@ -92,17 +92,17 @@ class Service:
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Run a service until SIGTERM or SIGINT asks for its end; the second one does not wait."""
+    """Run a service until SIGTERM or SIGINT asks for its end; a person who asks again need not wait."""
     asked_to_stop = asyncio.Event()
 
-    def stop() -> None:
+    def interrupt() -> None:
         if asked_to_stop.is_set():
             _end_process(1)
         asked_to_stop.set()
 
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop)
+    loop.add_signal_handler(signal.SIGTERM, asked_to_stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     begun = time.monotonic()
     service = Service(settings)
     starting = asyncio.create_task(service.start())
