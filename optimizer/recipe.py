@@ -50,6 +50,8 @@ class Recipe(BaseModel):
     def _is_name(cls, text: str) -> str:
         if not _NAME.fullmatch(text):
             raise ValueError("expected letters, digits, '.', '_' and '-', and a letter or digit first")
+        if text == "stats":
+            raise ValueError("the protocol keeps this name: /v2/models/stats answers the statistics of all models")
         return text
 
     @field_validator("max_drop")

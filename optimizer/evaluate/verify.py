@@ -5,7 +5,8 @@ The rule: a candidate is accepted when
     its drop on the rows is at most max-drop, and
     it is not the case that it is significantly worse than the original (5 %) while the upper 95 % bound of its drop
     exceeds max-drop, and
-    a row alone gives what it gives among others.
+    a row alone gives what it gives among others, and
+    if its precision is lower than the original's, at least `LEAST_ROWS` rows were there to tell.
 
 Without data there is nothing to score: then the outputs for synthetic rows must equal the original's up to rounding.
 """
@@ -30,6 +31,10 @@ from optimizer.evaluate.tolerance import Tolerance
 # Without a metric: the largest difference, as a share of the original's largest output.
 SYNTHETIC_TOLERANCE = 1e-3
 INVARIANCE_ROWS = 32
+
+# With fewer, a lower precision that harms one row in ten would often go unseen: 0.9 ** 30 is 4 %.
+LEAST_ROWS = 30
+_LOWERED = ("int8",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,7 @@ def _verdict(
     record = None
     if judge.metric is not None:
         record = _metric_record(judge, np.concatenate(source_scores), np.concatenate(comparison.scores))
-        problem = _drop_problem(record, judge)
+        problem = _drop_problem(record, judge) or _too_few_rows(record, precision)
     else:
         problem = _distance_problem(comparison.distance, judge.tolerance)
     if not problem and invariance is not None and not invariance.holds:
@@ -186,6 +191,12 @@ def _drop_problem(record: MetricRecord, judge: Judge) -> str:
             f"{judge.tolerance} is allowed"
         )
     return ""
+
+
+def _too_few_rows(record: MetricRecord, precision: str) -> str:
+    if precision not in _LOWERED or record.rows >= LEAST_ROWS:
+        return ""
+    return f"{record.rows} validation rows cannot judge a lower precision; {LEAST_ROWS} or more are needed"
 
 
 def _distance_problem(distance: OutputDistance, tolerance: Tolerance) -> str:

@@ -44,3 +44,8 @@ def test_what_is_wrong_is_named_with_what_is_expected(option: dict[str, Any], me
     with pytest.raises(InvalidInput) as caught:
         recipe_from_options(**{**LEAST, **option})
     assert str(caught.value).startswith(message)
+
+
+def test_the_name_that_the_protocol_keeps_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="/v2/models/stats"):
+        recipe_from_options(model=Path("m.onnx"), name="stats", repository=Path("models"))

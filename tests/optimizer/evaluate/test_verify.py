@@ -148,3 +148,15 @@ def test_the_original_runs_once_per_batch() -> None:
     candidates = {name: (engine(identity), "fp32") for name in "abc"}
     verify(source, candidates, batches(), judge("1%", is_batched=False))
     assert len(source.runs) == len(batches())
+
+
+@pytest.mark.parametrize(
+    ("precision", "rows", "is_accepted"), [("int8", 29, False), ("int8", 30, True), ("fp32", 3, True)]
+)
+def test_few_rows_cannot_judge_a_lower_precision(precision: str, rows: int, is_accepted: bool) -> None:
+    whole = batches()
+    x = np.concatenate([batch.feeds["x"] for batch in whole])[:rows]
+    few = [Batch({"x": x}, np.ones(rows, np.int64), rows)]
+    found = verify(engine(identity), {"candidate": (engine(identity), precision)}, few, judge("1%"))["candidate"]
+    assert found.is_accepted is is_accepted
+    assert is_accepted or "29 validation rows cannot judge" in found.reason
