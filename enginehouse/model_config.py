@@ -6,7 +6,6 @@ not honour: nothing that a configuration says is ignored in silence.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
@@ -113,14 +112,6 @@ def config_from_specs(
 def text_from_config(config: ModelConfig) -> str:
     """Write the text format, as `config.pbtxt` holds it."""
     return text_format.MessageToString(config)
-
-
-def dict_from_config(config: ModelConfig) -> dict[str, Any]:
-    """Turn a configuration into the JSON object that `GET …/config` answers, defaults included."""
-    fields: dict[str, Any] = json_format.MessageToDict(
-        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return fields
 
 
 def differences(published: ModelConfig, built: ModelConfig) -> list[str]:

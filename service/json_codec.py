@@ -52,7 +52,7 @@ def decode_request(
             f"Inference-Header-Content-Length is {header_length}, the body has {len(view)} bytes; "
             "the header cannot be longer than the body."
         )
-    header = _object(view[:end])
+    header = object_from_json(view[:end])
     tail = _Tail(view[end:])
     inputs = tuple(_input(entry, tail) for entry in _list(header, "inputs"))
     tail.check_empty()
@@ -114,13 +114,14 @@ class _Tail:
             )
 
 
-def _object(data: memoryview) -> dict[str, Any]:
+def object_from_json(data: Body) -> dict[str, Any]:
+    """Parse a JSON object; raises `InvalidInput` for anything else."""
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as problem:
         raise InvalidInput(f"failed to parse the request JSON buffer: {problem}.") from problem
     if not isinstance(value, dict):
-        raise InvalidInput(f"the request is a JSON {type(value).__name__}; an object with 'inputs' is expected.")
+        raise InvalidInput(f"the request is a JSON {type(value).__name__}; an object is expected.")
     return value
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from enginehouse.errors import Error, InvalidInput
 from service.http.infer import infer, read_body
 from service.http.render import JsonResponse, error_response, json_from_message, response_from_error
+from service.json_codec import object_from_json
 from service.server import InferenceServer
 
 _MESSAGES = {404: "Not Found", 405: "Method Not Allowed"}
@@ -146,13 +146,7 @@ async def _optional_object(request: Request, max_body_bytes: int) -> dict[str, A
     body = await read_body(request, max_body_bytes)
     if not body.strip():
         return {}
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as problem:
-        raise InvalidInput(f"failed to parse the request JSON buffer: {problem}.") from problem
-    if not isinstance(value, dict):
-        raise InvalidInput(f"the body is a JSON {type(value).__name__}; an object is expected.")
-    return value
+    return object_from_json(body)
 
 
 async def _answer_error(_request: Request, problem: Exception) -> Response:

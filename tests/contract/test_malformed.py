@@ -33,7 +33,7 @@ CASES: dict[str, tuple[bytes, dict[str, str], str]] = {
     "not json": (b"pixels please", {}, "failed to parse the request JSON"),
     "cut json": (changed()[:-5], {}, "failed to parse the request JSON"),
     "not utf-8": (b'{"inputs": "\xff"}', {}, "failed to parse the request JSON"),
-    "a list": (b"[]", {}, "an object with 'inputs' is expected"),
+    "a list": (b"[]", {}, "an object is expected"),
     "no inputs": (b"{}", {}, "'inputs' must be a list"),
     "no body": (b"", {}, "failed to parse the request JSON"),
     "deep nesting": (b'{"inputs":' + b"[" * 5000 + b"]" * 5000 + b"}", {}, ""),

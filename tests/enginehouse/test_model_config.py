@@ -16,7 +16,6 @@ from enginehouse.model_config import (
     config_from_json,
     config_from_specs,
     config_from_text,
-    dict_from_config,
     differences,
     engine_shape,
     input_specs,
@@ -302,13 +301,6 @@ def test_differences_are_told_field_by_field() -> None:
 def test_what_is_written_is_read_back() -> None:
     config = config_from_text(FULL, "m")
     assert config_from_text(text_from_config(config), "m") == config
-
-
-def test_the_json_object_holds_the_defaults_too() -> None:
-    fields = dict_from_config(config_from_text("max_batch_size: 8", "m"))
-    assert fields["max_batch_size"] == 8
-    assert fields["input"] == []
-    assert fields["default_model_filename"] == ""
 
 
 def test_an_independent_reader_agrees_in_the_same_process() -> None:

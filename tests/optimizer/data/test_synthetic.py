@@ -1,14 +1,14 @@
 import numpy as np
 
 from enginehouse.dtype import DTYPES
-from enginehouse.tensor import TensorSpec, check_tensors
+from enginehouse.tensor import TensorSpec
 from optimizer.data.synthetic import synthetic_feeds
 
 
 def test_feeds_fit_every_dtype_and_are_seeded() -> None:
     inputs = [TensorSpec(name, dtype, (-1, 3)) for name, dtype in DTYPES.items()]
     feeds = synthetic_feeds(inputs, 4, batch_axis_open=True, seed=1)
-    check_tensors(feeds, inputs, "the model")
+    assert {name: array.dtype for name, array in feeds.items()} == {name: row.numpy for name, row in DTYPES.items()}
     assert all(array.shape == (4, 3) for array in feeds.values())
     again = synthetic_feeds(inputs, 4, batch_axis_open=True, seed=1)
     assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
