@@ -53,6 +53,23 @@ HONOURED_FIELDS = frozenset(
 # Fields of which some are honoured: with none of them set, they ask for the defaults.
 _HONOURED_IN_PART = frozenset(path[: path.rindex(".")] for path in HONOURED_FIELDS if "." in path)
 
+# Keys that ONNX Runtime's backend elsewhere gives a meaning; any other key is the user's own and means nothing here.
+UNHONOURED_PARAMETERS = frozenset(
+    (
+        "inter_op_thread_count",
+        "execution_mode",
+        "enable_mem_arena",
+        "enable_mem_pattern",
+        "memory.enable_memory_arena_shrinkage",
+        "gpu_mem_limit",
+        "arena_extend_strategy",
+        "cudnn_conv_algo_search",
+        "cudnn_conv_use_max_workspace",
+        "do_copy_in_default_stream",
+        "tunable_op_enabled",
+    )
+)
+
 
 def read_config(model_directory: Path) -> ModelConfig:
     """Read `config.pbtxt` as it stands; a model without one gets an empty configuration of its name.
@@ -127,6 +144,7 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 def refuse_unhonoured(config: ModelConfig) -> None:
     """Raise `NotSupported` naming every field that is set and would not be honoured."""
     unknown = sorted({path for path in _set_fields(config, "") if path not in HONOURED_FIELDS})
+    unknown += sorted(f"parameters['{key}']" for key in config.parameters if key in UNHONOURED_PARAMETERS)
     if unknown:
         raise NotSupported(
             f"model '{config.name}': this server does not honour {', '.join(unknown)} in config.pbtxt yet. "

@@ -141,7 +141,7 @@ def _providers(config: ModelConfig) -> list[str]:
 def _threads(config: ModelConfig) -> int:
     """The thread policy, unless the model's own parameters say otherwise."""
     text = config.parameters[_THREADS_PARAMETER].string_value if _THREADS_PARAMETER in config.parameters else ""
-    if not text:
+    if text in ("", "0"):
         return threads_per_instance(len(_providers(config)))
     if not text.isdecimal() or int(text) < 1:
         raise NotSupported(f"model '{config.name}': {_THREADS_PARAMETER} is '{text}'; expected 1 or more.")

@@ -322,3 +322,11 @@ def test_the_fields_that_both_know_have_the_same_numbers_and_types() -> None:
 
 def facts(field: FieldDescriptor) -> tuple[object, ...]:
     return field.number, field.type, field.is_repeated
+
+
+def test_a_parameter_that_means_something_elsewhere_is_refused_and_a_users_own_is_not() -> None:
+    ours = config_from_text("parameters { key: 'owner' value { string_value: 'me' } }", "m")
+    refuse_unhonoured(ours)
+    theirs = config_from_text("parameters { key: 'execution_mode' value { string_value: '1' } }", "m")
+    with pytest.raises(NotSupported, match=r"parameters\['execution_mode'\]"):
+        refuse_unhonoured(theirs)

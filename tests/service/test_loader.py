@@ -134,9 +134,9 @@ def test_a_version_without_a_fallback_says_so(loading: Loading) -> None:
         ("instance_group { kind: KIND_GPU }", NotSupported, f"execution provider {CUDA_PROVIDER} is not in"),
         ("instance_group [ { }, { kind: KIND_GPU } ]", NotSupported, f"execution provider {CUDA_PROVIDER} is not in"),
         (
-            "parameters { key: 'intra_op_thread_count' value { string_value: '0' } }",
+            "parameters { key: 'intra_op_thread_count' value { string_value: '-1' } }",
             NotSupported,
-            "is '0'; expected 1 or more",
+            "is '-1'; expected 1 or more",
         ),
         (
             "parameters { key: 'intra_op_thread_count' value { string_value: 'all' } }",
