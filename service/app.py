@@ -21,6 +21,7 @@ from service.lifecycle import Lifecycle, load_all
 from service.loader import VersionLoader
 from service.metrics import ServerMetrics
 from service.registry import Registry
+from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
 from service.settings import Settings
 
@@ -82,8 +83,9 @@ class Service:
         await asyncio.sleep(self._settings.drain_delay_secs)
         await asyncio.gather(self.http.stop(), self.grpc.stop(self._settings.exit_timeout_secs))
         try:
-            # Draining takes up to the timeout, and closing engines a little more.
-            await asyncio.wait_for(self._lifecycle.unload_all(), 1.5 * self._settings.exit_timeout_secs + 5)
+            # Draining takes up to the timeout, and closing an engine that hangs a little more.
+            patience = self._settings.exit_timeout_secs + CLOSE_PATIENCE_SECONDS + 1
+            await asyncio.wait_for(self._lifecycle.unload_all(), patience)
         except TimeoutError:
             _log.error("a model could not be unloaded in time; it is left behind")
             return False

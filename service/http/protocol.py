@@ -29,6 +29,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _header_bytes = 0
+    _has_begun = False
     _is_in_head = True
     _is_whole = False
     _is_leaving = False
@@ -44,6 +45,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._has_begun = True
         if self._is_in_head:
             self._head_bytes += len(data)
             # One read may hold a head and much of a body; what counts then is what the parser calls header.
@@ -73,8 +75,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        self._is_whole = True
+        self._is_whole, self._has_begun = True, False
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # A request that waited behind this one has its whole time from here on.
+        self._watch_for_stall()
 
     def shutdown(self) -> None:
         """Called once when the server ends: idle connections linger, busy ones end with their answer."""
@@ -113,6 +120,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stall_timer = None
 
     def _give_up(self) -> None:
+        if self.flow.read_paused:
+            # It is we who do not listen: an earlier request of this connection is still at work.
+            self._watch_for_stall()
+            return
+        if not self._has_begun:
+            self.transport.close()
+            return
         message = f"nothing came for {STALL_SECONDS:g} seconds, and the request is not whole."
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, message)
 
