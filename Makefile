@@ -7,6 +7,8 @@ REPOSITORY ?= model_repo
 MODELS := digits digits_mlp digits_lstm
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH_PIP_FLAGS ?=
+# The whole folder on the path, so that `python benchmarks/served_vs_raw.py` finds its neighbours.
+EDITABLE := --config-settings editable_mode=compat --editable .
 
 # ONNX Runtime's wheels collect usage data unless they are told not to.
 export ORT_DISABLE_TELEMETRY := 1
@@ -22,7 +24,7 @@ install: $(VENV)/.installed ## set up .venv with the optimizer and the service
 $(VENV)/.installed: locks/run.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/run.txt
-	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation $(EDITABLE)
 	touch $@
 
 test-install: $(VENV)/.test-installed ## add what the tests need to .venv
@@ -38,7 +40,7 @@ $(TORCH_VENV)/.installed: locks/torch.txt pyproject.toml
 	test -x $(TORCH_VENV)/bin/python || $(PYTHON) -m venv $(TORCH_VENV)
 	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/torch.txt
 	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) $(TORCH_PIP_FLAGS) torch==2.13.0
-	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
+	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation $(EDITABLE)
 	touch $@
 
 build: $(foreach name,$(MODELS),$(REPOSITORY)/$(name)/config.pbtxt) ## build the example engines that are not there yet
