@@ -75,6 +75,7 @@ class Instance:
         self._on_done = on_done
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._fast_rows = 0
+        self._close_problem: Exception | None = None
         self._may_run_inline = layout.has_fixed_rows
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -91,32 +92,40 @@ class Instance:
         """Stop the thread after what it is running, then close the engine. Blocks until both are done.
 
         Returns:
-            False if the engine hung for longer than the patience; its thread and its memory are then left behind.
+            False if the engine hung for longer than the patience; it is closed when it ends, if it ever does.
         """
         self._batches.put(None)
         self._thread.join(patience_seconds)
-        if self._thread.is_alive():
-            return False
-        self._engine.close()
-        return True
+        if self._close_problem is not None:
+            raise self._close_problem
+        return not self._thread.is_alive()
 
     def _serve(self) -> None:
         while (batch := self._batches.get()) is not None:
             self._execute(batch)
             self._clock.call_soon_threadsafe(self._on_done, self, batch)
+        try:
+            self._engine.close()
+        except Exception as problem:
+            self._close_problem = problem
 
     def _execute(self, batch: Batch) -> None:
-        answers = self._run(batch.pendings)
-        if answers[0].error is not None and len(batch.pendings) > 1:
+        batch.answers = self._run(batch.pendings)
+        execution = batch.answers[0].execution
+        if execution is None and len(batch.pendings) > 1:
             # One of them may be to blame, and the others must not pay for the company they were put in.
-            answers = [answer for pending in batch.pendings for answer in self._run([pending])]
-        batch.answers = answers
-        execution = answers[0].execution
+            batch.answers = [self._run_alone(pending) for pending in batch.pendings]
         if self._may_run_inline and execution is not None and execution.seconds < INLINE_BELOW_SECONDS:
             self._fast_rows = max(self._fast_rows, execution.rows)
         else:
             # A batch that failed says nothing about how long the next one takes.
             self._fast_rows = min(self._fast_rows, batch.rows - 1)
+
+    def _run_alone(self, pending: Pending) -> Answer:
+        if pending.is_settled:
+            return Answer(error=EngineFailed("nobody waits for this answer any more."))
+        (answer,) = self._run([pending])
+        return answer
 
     def _run(self, pendings: Sequence[Pending]) -> list[Answer]:
         """Answer requests together; if the engine fails, every answer is the same error."""

@@ -48,6 +48,9 @@ class Lifecycle:
             NotFound: the model is not in the repository.
             InvalidInput: it failed to load; what answered before still does.
         """
+        if name not in self._registry.names():
+            # Before there is a lock: clients may ask for any number of names that mean nothing.
+            self._loader.repository.model_directory(name)
         await self._to_the_end(self._load_locked(name, config_json))
 
     async def unload(self, name: str) -> None:
@@ -56,6 +59,8 @@ class Lifecycle:
         Raises:
             NotFound: the model is neither loaded nor known.
         """
+        if name not in self._registry.names():
+            raise NotFound(f"failed to unload '{name[:100]}': the model is not loaded.")
         await self._to_the_end(self._unload_locked(name))
 
     async def unload_all(self) -> None:
@@ -87,8 +92,6 @@ class Lifecycle:
 
     async def _unload_locked(self, name: str) -> None:
         async with self._locks[name]:
-            if name not in self._registry.names():
-                raise NotFound(f"failed to unload '{name}': the model is not loaded.")
             self._failed.discard(name)
             await self._retire(name, [], "unloaded")
 

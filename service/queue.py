@@ -10,6 +10,9 @@ from service.request import InferRequest, InferResponse, Settle
 
 _log = logging.getLogger(__name__)
 
+# An event loop may count in whole milliseconds, and would take less for nothing at all.
+LEAST_TIMEOUT_SECONDS = 0.001
+
 
 def deliver(settle: Settle, answer: InferResponse | Error, model: str) -> None:
     """Answer a caller; one that fails never hurts the others."""
@@ -74,7 +77,9 @@ class RequestQueue:
         pending.queue = self
         pending.queued_at = self._clock.now()
         if timeout_seconds:
-            pending.timer = self._clock.call_later(timeout_seconds, self._expire, pending, timeout_seconds)
+            pending.timer = self._clock.call_later(
+                max(timeout_seconds, LEAST_TIMEOUT_SECONDS), self._expire, pending, timeout_seconds
+            )
         self.waiting.append(pending)
 
     def take(self, count: int) -> list[Pending]:

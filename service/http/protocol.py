@@ -4,7 +4,8 @@ import asyncio
 from http import HTTPStatus
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # Four times what common proxies take; a head is kept in memory before anything can refuse it.
 MAX_HEAD_BYTES = 1 << 16
@@ -23,6 +24,12 @@ _HEAD_TOO_LARGE = (
     f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes; send less.",
 )
 
+_BODY_BEHIND_UPGRADE = (
+    HTTPStatus.BAD_REQUEST,
+    "a request that asks for an upgrade cannot have a body here; send it without the Upgrade header.",
+)
+_BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """One HTTP/1.1 connection. What it refuses, it refuses in JSON, like everything else here."""
@@ -33,6 +40,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _is_in_head = True
     _is_whole = False
     _is_leaving = False
+    _running: RequestResponseCycle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _refusal: tuple[HTTPStatus, str] | None = None
 
@@ -41,18 +49,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._watch_for_stall()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # With pipelining, the request at work is not the newest one, and would not hear that its caller left.
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         self._stop_watching()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._has_begun = True
-        if self._is_in_head:
-            self._head_bytes += len(data)
-            # One read may hold a head and much of a body; what counts then is what the parser calls header.
-            if self._head_bytes > MAX_HEAD_BYTES and b"\r\n\r\n" not in data:
-                self._refuse(*_HEAD_TOO_LARGE)
-                return
+        self._head_bytes += len(data) if self._is_in_head else 0
         super().data_received(data)
+        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(*_HEAD_TOO_LARGE)
         self._watch_for_stall()
 
     def on_message_begin(self) -> None:
@@ -70,8 +79,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head, self._head_bytes = False, 0
+        is_upgrade = self.parser.should_upgrade()
+        if is_upgrade and any(name in _BODY_HEADERS and value != b"0" for name, value in self.headers):
+            # The parser stops behind the head of such a request: its body would be read as the next one.
+            self._refusal = _BODY_BEHIND_UPGRADE
+            raise ValueError(self._refusal)
         super().on_headers_complete()
-        if self._is_leaving:
+        if self._is_leaving or is_upgrade:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -96,6 +110,10 @@ class LimitedProtocol(HttpToolsProtocol):
         status, message = self._refusal or (HTTPStatus.BAD_REQUEST, f"{msg} HTTP/1.1 is expected.")
         self._refuse(status, message)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _should_upgrade(self) -> bool:
         return False
 
@@ -110,9 +128,17 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError(self._refusal)
 
     def _watch_for_stall(self) -> None:
+        """Some timer runs whenever it is the peer's turn, also when it sent something that begins no request."""
         self._stop_watching()
-        if not self._is_whole and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        is_idle = self._is_whole or (self.cycle is not None and self.cycle.response_complete)
+        if not is_idle:
             self._stall_timer = self.loop.call_later(STALL_SECONDS, self._give_up)
+        elif self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _stop_watching(self) -> None:
         if self._stall_timer is not None:
@@ -136,6 +162,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         if self.transport.is_closing():
+            return
+        if self._running is not None and not self._running.response_complete and not self._running.more_body:
+            # A whole request is at work; its caller would take this for its answer. It ends the connection instead.
+            self._running.keep_alive = False
+            self.flow.pause_reading()
             return
         body = orjson.dumps({"error": message})
         head = [

@@ -218,3 +218,31 @@ def test_an_engine_whose_rows_vary_in_size_never_runs_inline(monkeypatch: pytest
             instance.start(make_batch(1))
             heard.wait()
         assert len(heard.threads) == 3
+
+
+def test_a_batch_that_failed_goes_back_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.instance.INLINE_BELOW_SECONDS", 1e9)
+    engine = fake()
+    with running(engine) as (instance, heard):
+        instance.start(make_batch(1, 2))
+        heard.wait()
+        engine.failures.append(ValueError("planted"))
+        instance.start(make_batch(1, 2))
+        heard.clock.run_ready()
+        assert [answer.error for answer in heard.batches[-1].answers] == [None, None]
+        on_thread = len(heard.threads)
+        instance.start(make_batch(1, 2))
+        heard.wait()
+        assert len(heard.threads) == on_thread + 1
+
+
+def test_requests_that_were_settled_meanwhile_are_not_run_again() -> None:
+    engine = fake()
+    engine.failures.append(ValueError("planted"))
+    batch = make_batch(1, 2, 3)
+    batch.pendings[1].settle(InvalidInput("gone"))
+    with running(engine) as (instance, heard):
+        instance.start(batch)
+        heard.wait()
+    assert [answer.error is None for answer in batch.answers] == [True, False, True]
+    assert len(engine.runs) == 3
