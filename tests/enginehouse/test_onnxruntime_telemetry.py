@@ -1,4 +1,4 @@
-"""ONNX Runtime's wheels collect telemetry below the user's cache folder, and send it, unless they are told not to."""
+"""ONNX Runtime's wheels collect telemetry below the user's cache folder unless they are told not to."""
 
 import os
 import subprocess
