@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from enginehouse.errors import CorruptVersion
 from enginehouse.hardware import Hardware
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 EVIDENCE_FILE = "evidence.json"
 GOLDEN_FILE = "golden.npz"
 
@@ -69,11 +69,23 @@ class CandidateRecord(_Record):
     """One engine that was tried, and what became of it; one that was declined was never made, so it has no size.
 
     The source is in the list too: its reason is that it is the reference.
+
+    Attributes:
+        stage: what step of the search asked for it: `source`, `recipe` (whole model), `repair`, `layers` or `requantize`.
+        trial: everything that decides its bytes; empty for the source.
+        memory_bytes: how much a process grows by loading and running it; None where it was not measured.
+        latency: the curve; only those that reached the final, interleaved benchmark have one.
+        quick_speedup: source time over candidate time at the serving batch, measured side by side in the search.
     """
 
     name: str
     precision: str
+    engine: str = "onnxruntime"
+    stage: str = "recipe"
+    trial: dict[str, Any] = {}
     size_bytes: int | None = None
+    memory_bytes: int | None = None
+    quick_speedup: float | None = None
     metric: MetricRecord | None = None
     max_abs_difference: float | None = None
     mean_abs_difference: float | None = None
@@ -83,6 +95,65 @@ class CandidateRecord(_Record):
     speedup: Speedup | None = None
     verdict: Literal["chosen", "accepted", "rejected", "failed", "declined"]
     reason: str
+
+
+class LayerRecord(_Record):
+    """One layer of the published engine.
+
+    Attributes:
+        precision: what it computes in.
+        sensitivity: squared error of the model's outputs over their squared length, when it alone is lowered.
+        time_ms: in the source's precision, at the serving batch.
+        saved_ms: how much of it the lowered precision saves.
+        reason: why it has its precision.
+    """
+
+    name: str
+    operator: str
+    precision: str
+    sensitivity: float | None = None
+    time_ms: float | None = None
+    saved_ms: float | None = None
+    reason: str = ""
+
+
+class RepairRecord(_Record):
+    """One rung of the repair ladder: what the drop of the metric was without it and is with it."""
+
+    name: str
+    drop_before: float | None
+    drop_after: float | None
+    detail: str = ""
+
+
+class CalibrationRecord(_Record):
+    """What the ranges of static INT8 come from.
+
+    Attributes:
+        is_random: made-up rows; nothing that was measured on them says how real rows fare.
+        calibrators: how many tensors each calibrator was chosen for.
+        ranges: lowest and highest value of each observed tensor, as calibrated.
+        warnings: what the lint found in the rows.
+    """
+
+    split: str
+    rows: int
+    rows_available: int
+    has_converged: bool
+    is_random: bool
+    calibrators: dict[str, int]
+    ranges: dict[str, tuple[float, float]]
+    warnings: tuple[str, ...] = ()
+
+
+class WorstSample(_Record):
+    """The validation row that the published engine answers least like the original: its first values, side by side."""
+
+    row: int
+    output: str
+    difference: float
+    source: tuple[float, ...]
+    built: tuple[float, ...]
 
 
 class TestScore(_Record):
@@ -96,35 +167,102 @@ class TestScore(_Record):
     chosen: float
 
 
+class EngineLayer(_Record):
+    """One layer as the engine says it runs: its own name and type, its precision, and what it was fused from."""
+
+    name: str
+    operator: str
+    precision: str
+    time_ms: float | None = None
+    source_nodes: tuple[str, ...] = ()
+
+
+class EngineProof(_Record):
+    """What an engine says of itself after it was built: read back, never assumed.
+
+    Attributes:
+        layers: every layer that it runs.
+        layer_share: share of the computing layers (Conv, Gemm, MatMul and their kin) by precision.
+        time_share: share of the measured time by precision; None where the engine cannot be run here.
+        kept: layers that compute in a higher precision than was asked, and why.
+    """
+
+    layers: tuple[EngineLayer, ...]
+    layer_share: dict[str, float]
+    time_share: dict[str, float] | None = None
+    kept: dict[str, str] = {}
+
+
+class TargetRecord(_Record):
+    """What an engine needs of a machine.
+
+    Attributes:
+        name: `host` or what `--target` said.
+        isa: instruction sets without which it would be slow or wrong.
+        compute_capability: of the GPU, such as `8.9`; None for a CPU.
+        libraries: versions that it cannot be opened without, by distribution.
+        is_measured: whether it was timed and verified on such a machine.
+    """
+
+    name: str = "host"
+    isa: tuple[str, ...] = ()
+    compute_capability: str | None = None
+    libraries: dict[str, str] = {}
+    is_measured: bool = True
+
+
+class Closeness(_Record):
+    """An element passes when |difference| <= atol + rtol * |expected|."""
+
+    atol: float
+    rtol: float
+
+
+class GoldenTolerance(_Record):
+    """How near one engine must come to the golden samples, output by output.
+
+    `original` compares with the original model's outputs, `built` with what this engine gave on the machine that
+    built it; a plan that could not be run there has no `built`.
+    """
+
+    original: dict[str, Closeness]
+    built: dict[str, Closeness] = {}
+
+
 class EngineRecord(_Record):
-    """One engine file of the version."""
+    """One engine file of the version.
+
+    Attributes:
+        role: `chosen` is what clients of any server get from `model.onnx`, `variant` another engine for the same
+            answers, `fallback` runs anywhere.
+        settings: what its library must be told, such as OpenVINO's precision hint.
+        speedup: source time over engine time where it was built; None where it was not measured.
+    """
 
     file: str
     platform: str
     provider: str
     precision: str
-    role: Literal["chosen", "fallback"]
+    role: Literal["chosen", "variant", "fallback"]
+    candidate: str = ""
+    settings: dict[str, str] = {}
+    target: TargetRecord = TargetRecord()
+    speedup: float | None = None
+    proof: EngineProof | None = None
+    tolerance: GoldenTolerance
 
 
 class Golden(_Record):
-    """How near an engine must come to `golden.npz` before a version is ready.
-
-    `original` compares with the original model's outputs, `built` with what the built engine gave on the machine
-    that built it. An element passes when |difference| <= atol + rtol * |expected|.
-    """
+    """What lies in `golden.npz`: `input/<name>`, `original/<output>`, and per engine `built/<file>/<output>`."""
 
     rows: int
     synthetic: bool
-    original_atol: float
-    original_rtol: float
-    built_atol: float
-    built_rtol: float
 
 
 class Evidence(_Record):
     """Everything that is known about a published version."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     model: str
     version: int
     created_at: str
@@ -137,6 +275,11 @@ class Evidence(_Record):
     test: TestScore | None
     engines: tuple[EngineRecord, ...]
     golden: Golden
+    layers: tuple[LayerRecord, ...] = ()
+    repairs: tuple[RepairRecord, ...] = ()
+    calibration: CalibrationRecord | None = None
+    worst: WorstSample | None = None
+    serving_batch: int | None = None
     threads: int
     hardware: Hardware
     libraries: dict[str, str]

@@ -1,0 +1,53 @@
+"""A trial: one engine that could be built, described by everything that decides its bytes and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+EngineName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+
+# `fp32` leaves a layer as the source has it, whatever float that is; `int8_dynamic` finds its ranges as it runs.
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8_dynamic", "int4"]
+
+# Activations and weights: u8s8 for ONNX Runtime on x86, u8s7 (weights of seven bits) where it would saturate, and
+# symmetric s8s8 with float biases for TensorRT, and for OpenVINO where it is faster.
+Scheme = Literal["u8s8", "u8s7", "s8s8"]
+
+# `per_tensor` takes for each tensor the one that harms the outputs least.
+Calibrator = Literal["minmax", "percentile", "entropy", "mse", "per_tensor"]
+
+# In the order in which they are applied.
+RepairName = Literal["equalization", "smooth_quant", "adaptive_rounding", "bias_correction"]
+
+
+class Trial(BaseModel):
+    """One engine to make.
+
+    Attributes:
+        engine: what runs it.
+        precision: what its layers compute in.
+        layers: the exceptions, by layer name.
+        scheme: of static INT8; None where there is none.
+        calibrator: chooses the range of each activation of static INT8.
+        repairs: what is done to the float graph so that it bears its precision better.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: EngineName = "onnxruntime"
+    precision: Precision = "fp32"
+    layers: dict[str, Precision] = {}
+    scheme: Scheme | None = None
+    calibrator: Calibrator = "minmax"
+    repairs: tuple[RepairName, ...] = ()
+
+    def key(self, context: Mapping[str, Any]) -> str:
+        """Content address: SHA-256 of the trial and of what it is made from and with, in hex."""
+        text = json.dumps({"trial": self.model_dump(mode="json"), **context}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def precision_of(self, layer: str) -> Precision:
+        return self.layers.get(layer, self.precision)
