@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 TORCH_VENV := .venv-torch
+RTX_VENV := .venv-rtx
 BIN := $(VENV)/bin
 REPOSITORY ?= model_repo
 MODELS := digits digits_mlp digits_lstm
@@ -14,7 +15,7 @@ EDITABLE := --config-settings editable_mode=compat --editable .
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test-install torch-install build run test test-torch check format bench docs loadtest lock clean proto
+.PHONY: help install test-install torch-install rtx-install build run test test-torch test-rtx check format bench docs loadtest lock clean proto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -43,6 +44,14 @@ $(TORCH_VENV)/.installed: locks/torch.txt pyproject.toml
 	$(TORCH_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation $(EDITABLE)
 	touch $@
 
+rtx-install: $(RTX_VENV)/.installed ## set up .venv-rtx with TensorRT-RTX, which builds plans without a GPU
+
+$(RTX_VENV)/.installed: locks/rtx.txt pyproject.toml
+	test -x $(RTX_VENV)/bin/python || $(PYTHON) -m venv $(RTX_VENV)
+	$(RTX_VENV)/bin/python -m pip install $(PIP_FLAGS) --require-hashes -r locks/rtx.txt
+	$(RTX_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation $(EDITABLE)
+	touch $@
+
 build: $(foreach name,$(MODELS),$(REPOSITORY)/$(name)/config.pbtxt) ## build the example engines that are not there yet
 
 $(REPOSITORY)/%/config.pbtxt: | $(VENV)/.installed
@@ -56,11 +65,14 @@ run: build ## build the example, serve it, and print a request that works
 	@echo
 	@$(BIN)/python -m service --model-repository $(REPOSITORY)
 
-test: test-install check ## every test that needs no PyTorch
-	$(BIN)/python -m pytest -m "not torch"
+test: test-install check ## every test that needs no PyTorch and no TensorRT
+	$(BIN)/python -m pytest -m "not torch and not rtx"
 
 test-torch: torch-install ## the tests that need PyTorch
 	$(TORCH_VENV)/bin/python -m pytest -m torch tests/optimizer/importers tests/examples
+
+test-rtx: rtx-install ## the tests that build TensorRT plans
+	$(RTX_VENV)/bin/python -m pytest -m rtx tests/optimizer/build tests/enginehouse
 
 check: test-install ## format, lint, types and floors
 	$(BIN)/ruff format --check .
@@ -84,6 +96,7 @@ lock: ## resolve the dependencies again (needs uv)
 	$(LOCK) --extra build --extra cpu -c locks/test.txt -o locks/service.txt
 	$(LOCK) locks/service-gpu.in --extra build --extra gpu -c locks/test.txt -o locks/service-gpu.txt
 	$(LOCK) locks/torch.in --extra build --extra cpu --extra optimizer --extra examples -c locks/test.txt -o locks/torch.txt
+	$(LOCK) locks/rtx.in --extra build --extra cpu --extra optimizer --extra tensorrt-rtx -c locks/test.txt -o locks/rtx.txt
 
 docs: test-install ## write the tables of docs/ from the code
 	$(BIN)/python -m docs.tables
@@ -92,7 +105,7 @@ loadtest: test-install ## Locust against a server that runs here
 	$(BIN)/locust --headless -f loadtests/locustfile.py --host http://127.0.0.1:8000 --users 8 --run-time 30s
 
 clean: ## remove environments, caches and built example models
-	rm -rf $(VENV) $(TORCH_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(TORCH_VENV) $(RTX_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 	rm -rf $(foreach name,$(MODELS),$(REPOSITORY)/$(name))
 
 proto: ## compile the .proto files into inference.binpb and type stubs
