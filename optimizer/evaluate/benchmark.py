@@ -81,14 +81,24 @@ class Benchmark:
             for batch in self.batch_sizes
         )
 
-    def speedup(self, name: str) -> Speedup:
-        """Source time over candidate time: per round the geometric mean over the batch sizes."""
+    def speedup(self, name: str, batch_sizes: Sequence[int] = ()) -> Speedup:
+        """Source time over candidate time: per round the geometric mean over the batch sizes, by default all."""
         logs = [
             np.log(self.times[SOURCE, batch].medians() / self.times[name, batch].medians())
-            for batch in self.batch_sizes
+            for batch in batch_sizes or self.batch_sizes
         ]
-        per_round = np.exp(np.mean(logs, axis=0))
-        return Speedup(median=float(np.median(per_round)), lower_95=lower_95_of_median(per_round, self.seed))
+        return self._over_rounds(np.exp(np.mean(logs, axis=0)))
+
+    def throughput_gain(self, name: str) -> Speedup:
+        """Rows per second at the candidate's best batch size over those at the source's best, per round."""
+        return self._over_rounds(self._best_rates(name) / self._best_rates(SOURCE))
+
+    def _best_rates(self, name: str) -> Array:
+        rates = [batch / self.times[name, batch].medians() for batch in self.batch_sizes]
+        return np.asarray(np.max(rates, axis=0))
+
+    def _over_rounds(self, gains: Array) -> Speedup:
+        return Speedup(median=float(np.median(gains)), lower_95=lower_95_of_median(gains, self.seed))
 
 
 def benchmark(

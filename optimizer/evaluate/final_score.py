@@ -22,4 +22,4 @@ def score_test(source: Engine, chosen: Engine, batches: Iterable[Batch], metric:
     if not source_scores:
         return None
     before, after = np.concatenate(source_scores), np.concatenate(chosen_scores)
-    return TestScore(metric=metric.name, rows=len(before), source=float(before.mean()), chosen=float(after.mean()))
+    return TestScore(metric=metric.name, rows=len(before), source=metric.total(before), chosen=metric.total(after))

@@ -1,5 +1,6 @@
 """How sure a measured drop is: paired, because original and candidate answer the same rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb, sqrt
 
@@ -58,6 +59,23 @@ def drop_of_scores(drops: Array, seed: int) -> PairedDrop:
         means = _resampled_means(drops, np.random.default_rng(seed))
     p_value = (1 + int((means <= 0).sum())) / (1 + len(means))
     return PairedDrop(point, float(np.quantile(means, 0.95)), p_value)
+
+
+def drop_of_sets(counts: Array, drop_of_weights: Callable[[Array], float], seed: int) -> PairedDrop:
+    """Compare scores that are no mean over rows: a seeded bootstrap of the rows.
+
+    Args:
+        counts: rows of each kind; rows of a kind are alike in the original's answer, the candidate's and the label.
+        drop_of_weights: the drop, where each kind has so many rows.
+        seed: of the resampling.
+    """
+    rows = int(counts.sum())
+    point = drop_of_weights(counts.astype(np.float64))
+    random = np.random.default_rng(seed)
+    draws = (random.multinomial(rows, counts / rows).astype(np.float64) for _ in range(_RESAMPLES))
+    drops = np.array([drop_of_weights(weights) for weights in draws])
+    p_value = (1 + int((drops <= 0).sum())) / (1 + len(drops))
+    return PairedDrop(point, float(np.quantile(drops, 0.95)), p_value)
 
 
 def lower_95_of_median(values: Array, seed: int) -> float:

@@ -10,17 +10,16 @@ from enginehouse.errors import InvalidInput
 class Tolerance:
     """The largest drop that is accepted.
 
-    A percent of a share (top1, agreement) is percentage points: 1% of top1 is 0.01. An error such as mse has no scale
-    of its own, so there a percent is of the original's error. A plain number is taken as it is.
+    A percent of a share (top1, agreement) is percentage points: 1% of top1 is 0.01. Anything else has a scale of its
+    own, so there a percent is of the original's score. A plain number is taken as it is.
     """
 
     value: float
     is_percent: bool
 
-    def limit(self, source_score: float, higher_is_better: bool) -> float:
+    def limit(self, source_score: float, is_share: bool) -> float:
         """The largest drop in units of the metric."""
-        is_relative = self.is_percent and not higher_is_better
-        return self.value * source_score if is_relative else self.value
+        return self.value * abs(source_score) if self.is_percent and not is_share else self.value
 
     def __str__(self) -> str:
         return f"{self.value * 100:g}%" if self.is_percent else f"{self.value:g}"

@@ -1,4 +1,4 @@
-"""Every candidate against the ORIGINAL model, row by row on the validation split, in one stream.
+"""When a candidate is right enough: the verdict on what its answers showed, row by row, beside the ORIGINAL model's.
 
 The rule: a candidate is accepted when
 
@@ -11,45 +11,58 @@ The rule: a candidate is accepted when
 Without data there is nothing to score: then the outputs for synthetic rows must equal the original's up to rounding.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from enginehouse.dtype import Array
 from enginehouse.engine import Engine
-from enginehouse.errors import EngineFailed, VerifyFailed
-from enginehouse.evidence import MetricRecord
+from enginehouse.errors import VerifyFailed
+from enginehouse.evidence import MetricRecord, WorstSample
 from enginehouse.tensor import Tensors
 from optimizer.data.feeds import Batch
 from optimizer.evaluate.batch_invariance import Invariance, check_batch_invariance
 from optimizer.evaluate.distance import OutputDistance
 from optimizer.evaluate.metrics import Metric, score_text
-from optimizer.evaluate.statistics import PairedDrop, drop_of_hits, drop_of_scores
+from optimizer.evaluate.statistics import PairedDrop
 from optimizer.evaluate.tolerance import Tolerance
+from optimizer.evaluate.worst_row import WorstRow
 
 # Without a metric: the largest difference, as a share of the original's largest output.
 SYNTHETIC_TOLERANCE = 1e-3
-INVARIANCE_ROWS = 32
 
 # With fewer, a lower precision that harms one row in ten would often go unseen: 0.9 ** 30 is 4 %.
 LEAST_ROWS = 30
-_LOWERED = ("int8",)
+_LOWERED = ("fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What candidates are judged by; `is_batched` where the server may put rows of strangers together."""
+    """What candidates are judged by.
+
+    Attributes:
+        metric: None where there is no data to score.
+        tolerance: the drop that is accepted.
+        is_batched: the server may put rows of strangers together.
+        seed: of the resampling.
+        allows_batch_variance: a row may change with its company; how much is still measured.
+    """
 
     metric: Metric | None
     tolerance: Tolerance
     is_batched: bool
     seed: int
+    allows_batch_variance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What comparing one candidate with the original showed."""
+    """What comparing one candidate with the original showed.
+
+    Attributes:
+        worst: the row that it answers least like the original; None where all answers are equal, or text.
+        output_difference: the largest absolute difference of each output.
+    """
 
     is_accepted: bool
     reason: str
@@ -57,6 +70,8 @@ class Verification:
     distance: OutputDistance
     invariance: Invariance | None
     has_failed: bool = False
+    worst: WorstSample | None = None
+    output_difference: dict[str, float] = field(default_factory=dict)
 
 
 def failed(reason: str) -> Verification:
@@ -64,86 +79,89 @@ def failed(reason: str) -> Verification:
     return Verification(False, reason, None, OutputDistance(), None, has_failed=True)
 
 
-class _Comparison:
-    """One candidate while the batches pass; an engine that fails is asked no more."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.distance = OutputDistance()
-        self.scores: list[Array] = []
-        self.failure = ""
-
-    def add(self, batch: Batch, source: Tensors, metric: Metric | None) -> None:
-        if self.failure:
-            return
-        try:
-            outputs = self.engine.run(batch.feeds)
-        except EngineFailed as problem:
-            self.failure = str(problem)
-            return
-        self.distance.update(source, outputs)
-        if metric is not None:
-            self.scores.append(metric.scores(outputs, source, batch))
-
-
-def verify(
-    source: Engine, candidates: Mapping[str, tuple[Engine, str]], batches: Iterable[Batch], judge: Judge
-) -> dict[str, Verification]:
-    """Run the original and every candidate on each batch once.
+class Comparison:
+    """One candidate while the batches pass.
 
     Args:
-        source: the original model.
-        candidates: engine and precision, by name.
-        batches: the validation split, or synthetic rows where the judge has no metric.
-        judge: metric, tolerance and seed.
+        metric: what scores its answers, if anything does.
+        scales: the largest value of each output of the original.
+    """
+
+    def __init__(self, metric: Metric | None, scales: dict[str, float]) -> None:
+        self.distance = OutputDistance()
+        self.scores: list[Array] = []
+        self.worst = WorstRow(scales)
+        self._metric = metric
+
+    def add(self, batch: Batch, source: Tensors, candidate: Tensors) -> None:
+        self.distance.update(source, candidate)
+        if self.is_comparable:
+            self.worst.update(batch, source, candidate)
+            if self._metric is not None:
+                self.scores.append(self._metric.scores(candidate, source, batch))
+
+    @property
+    def is_comparable(self) -> bool:
+        """Shapes are the original's, and what is finite there is finite here."""
+        return bool(np.isfinite(self.distance.largest))
+
+
+def verdict(
+    comparison: Comparison, engine: Engine, precision: str, source_scores: Array, first: Tensors, judge: Judge
+) -> Verification:
+    """Apply the rule.
+
+    Args:
+        comparison: over all rows, or up to the batch that was not comparable.
+        engine: the candidate, to run rows alone.
+        precision: what it computes in.
+        source_scores: the original's, where the judge has a metric.
+        first: a few rows.
+        judge: metric and tolerance.
 
     Raises:
-        VerifyFailed: the original itself mixes the rows of a batch, or gives no numbers to compare with.
+        EngineFailed: the candidate cannot run a single row.
     """
-    comparisons = {name: _Comparison(engine) for name, (engine, _) in candidates.items()}
-    source_scores: list[Array] = []
-    first: Tensors | None = None
-    for batch in batches:
-        outputs = source.run(batch.feeds)
-        first = batch.feeds if first is None else first
-        if judge.metric is not None:
-            source_scores.append(judge.metric.scores(outputs, outputs, batch))
-        for comparison in comparisons.values():
-            comparison.add(batch, outputs, judge.metric)
-    assert first is not None
-    if judge.is_batched:
-        _refuse_mixed_rows(_invariance(source, "", first))
-    return {
-        name: _verdict(comparison, candidates[name][1], source_scores, first, judge)
-        for name, comparison in comparisons.items()
-    }
-
-
-def _verdict(
-    comparison: _Comparison, precision: str, source_scores: list[Array], first: Tensors, judge: Judge
-) -> Verification:
-    if comparison.failure:
-        return failed(comparison.failure)
-    if not np.isfinite(comparison.distance.largest):
+    if not comparison.is_comparable:
         reason = "outputs have another shape than the original's, or are not finite where its are"
         return Verification(False, reason, None, comparison.distance, None)
-    invariance = _invariance(comparison.engine, precision, first) if judge.is_batched else None
-    record = None
-    if judge.metric is not None:
-        record = _metric_record(judge, np.concatenate(source_scores), np.concatenate(comparison.scores))
-        problem = _drop_problem(record, judge) or _too_few_rows(record, precision)
-    else:
-        problem = _distance_problem(comparison.distance, judge.tolerance)
-    if not problem and invariance is not None and not invariance.holds:
-        problem = f"a row alone differs from the row among others by {invariance.difference:.2g}"
-    return Verification(not problem, problem, record, comparison.distance, invariance)
+    if not all(map(are_numbers, comparison.scores)):
+        return Verification(False, "its score is not a number on some rows", None, comparison.distance, None)
+    invariance = check_batch_invariance(engine, first, precision) if judge.is_batched else None
+    record = _metric_record(comparison, source_scores, judge)
+    problem = (
+        _distance_problem(comparison.distance, judge.tolerance)
+        if record is None
+        else _drop_problem(record, judge) or _too_few_rows(record, precision)
+    )
+    problem = problem or _company_problem(invariance, judge)
+    return Verification(
+        is_accepted=not problem,
+        reason=problem,
+        metric=record,
+        distance=comparison.distance,
+        invariance=invariance,
+        worst=comparison.worst.sample,
+        output_difference=dict(comparison.distance.by_output),
+    )
 
 
-def _invariance(engine: Engine, precision: str, feeds: Tensors) -> Invariance:
-    return check_batch_invariance(engine, {name: array[:INVARIANCE_ROWS] for name, array in feeds.items()}, precision)
+def are_numbers(scores: Array) -> bool:
+    """Tell whether no score is NaN or infinite."""
+    return scores.dtype.kind != "f" or bool(np.isfinite(scores).all())
 
 
-def _refuse_mixed_rows(invariance: Invariance) -> None:
+def refuse_no_numbers(metric: Metric, scores: Array) -> None:
+    """Raise `VerifyFailed` where the original's own score is NaN or infinite."""
+    if not are_numbers(scores):
+        raise VerifyFailed(
+            f"the original's {metric.name} is not a number on some validation rows, so nothing can be compared "
+            "with it. Look for rows that it answers with NaN."
+        )
+
+
+def refuse_mixed_rows(invariance: Invariance) -> None:
+    """Raise `VerifyFailed` where the original itself answers a row differently in company."""
     if not invariance.holds:
         raise VerifyFailed(
             f"the model answers a row differently when other rows are with it (by {invariance.difference:.2g}), so its "
@@ -151,36 +169,27 @@ def _refuse_mixed_rows(invariance: Invariance) -> None:
         )
 
 
-def _metric_record(judge: Judge, source: Array, candidate: Array) -> MetricRecord:
-    assert judge.metric is not None
-    drops = judge.metric.drop_per_row(source, candidate)
-    if not np.isfinite(drops).all():
-        raise VerifyFailed(
-            f"the original's {judge.metric.name} is not a number on some validation rows, so nothing can be compared "
-            "with it. Look for rows that it answers with NaN."
-        )
-    drop = _paired_drop(drops, judge.metric.is_binary, judge.seed)
+def _metric_record(comparison: Comparison, source: Array, judge: Judge) -> MetricRecord | None:
+    metric = judge.metric
+    if metric is None:
+        return None
+    candidate = np.concatenate(comparison.scores)
+    drop = metric.drop(source, candidate, judge.seed)
     return MetricRecord(
-        name=judge.metric.name,
-        rows=len(drops),
-        source=float(source.mean()),
-        candidate=float(candidate.mean()),
+        name=metric.name,
+        rows=len(source),
+        source=metric.total(source),
+        candidate=metric.total(candidate),
         drop=drop.point,
         drop_upper_95=drop.upper_95,
         p_value=drop.p_value,
     )
 
 
-def _paired_drop(drops: Array, is_binary: bool, seed: int) -> PairedDrop:
-    if is_binary:
-        return drop_of_hits(int((drops > 0).sum()), int((drops < 0).sum()), len(drops))
-    return drop_of_scores(drops, seed)
-
-
 def _drop_problem(record: MetricRecord, judge: Judge) -> str:
     """Say what the tolerance does not allow; empty if it allows everything."""
     assert judge.metric is not None
-    limit = judge.tolerance.limit(record.source, judge.metric.higher_is_better)
+    limit = judge.tolerance.limit(record.source, judge.metric.is_share)
     if not record.drop <= limit + 1e-12:
         return f"{record.name} drops by {score_text(record.name, record.drop)}, {judge.tolerance} is allowed"
     drop = PairedDrop(record.drop, record.drop_upper_95, record.p_value)
@@ -206,3 +215,9 @@ def _distance_problem(distance: OutputDistance, tolerance: Tolerance) -> str:
     if distance.largest <= allowed:
         return ""
     return f"outputs differ by up to {distance.largest:.3g}, {allowed:.3g} is allowed without data"
+
+
+def _company_problem(invariance: Invariance | None, judge: Judge) -> str:
+    if invariance is None or invariance.holds or judge.allows_batch_variance:
+        return ""
+    return f"a row alone differs from the row among others by {invariance.difference:.2g}"

@@ -40,3 +40,14 @@ def test_int8_may_move_by_a_step() -> None:
 def test_the_class_of_a_row_must_not_change_within_the_rounding_of_int8() -> None:
     near = {"x": np.array([[2.95, 3.0, 0.0], [6.0, 0.0, 0.0]], np.float32)}
     assert not check_batch_invariance(engine(0.1), near, "int8").holds
+
+
+def test_dynamic_int8_has_no_allowance_because_company_changes_its_scale() -> None:
+    assert not check_batch_invariance(engine(0.1), ROWS, "int8_dynamic").holds
+
+
+def test_a_tie_is_what_the_type_cannot_tell_apart() -> None:
+    near = {"x": np.array([[2.99, 3.0, 0.0], [6.0, 0.0, 0.0]], np.float32)}
+    assert check_batch_invariance(engine(0.02), near, "bf16").holds
+    assert not check_batch_invariance(engine(0.02), near, "fp16").holds
+    assert not check_batch_invariance(engine(0.02), near, "int8").holds

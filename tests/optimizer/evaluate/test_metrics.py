@@ -6,6 +6,7 @@ from enginehouse.errors import InvalidInput
 from enginehouse.tensor import TensorSpec
 from optimizer.data.feeds import Batch
 from optimizer.evaluate.metrics import metric_from_name, score_text
+from optimizer.evaluate.summary import MeanOfHits
 
 SCORES = TensorSpec("scores", DTYPES["FP32"], (-1, 3))
 VALUE = TensorSpec("value", DTYPES["FP32"], (-1, 1))
@@ -52,7 +53,7 @@ def test_mse_is_better_when_lower() -> None:
     outputs = {"value": np.array([[1.0], [3.0]], np.float32)}
     scores = metric.scores(outputs, outputs, batch(np.array([1.0, 1.0]), 2))
     assert scores.tolist() == [0.0, 4.0]
-    assert metric.drop_per_row(np.zeros(2), scores).tolist() == [0.0, 4.0]
+    assert metric.drop(np.zeros(2), scores, 0).point == 2.0
 
 
 def test_agreement_of_a_classifier_is_the_same_class() -> None:
@@ -60,7 +61,7 @@ def test_agreement_of_a_classifier_is_the_same_class() -> None:
     source = {"scores": np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)}
     found = {"scores": np.array([[0.0, 9.0, 0.0], [0.0, 1.0, 0.0]], np.float32)}
     assert metric.scores(found, source, batch(None, 2)).tolist() == [1.0, 0.0]
-    assert metric.is_binary
+    assert isinstance(metric.summary, MeanOfHits)
 
 
 def test_agreement_of_anything_else_is_closeness() -> None:
@@ -69,7 +70,7 @@ def test_agreement_of_anything_else_is_closeness() -> None:
     source = {"image": np.array([image, 0 * image, image, image, image])}
     found = {"image": np.array([image, 0 * image, 0 * image, -image, np.nan * image])}
     assert metric.scores(found, source, batch(None, 5)) == pytest.approx([1.0, 1.0, 0.0, -1.0, 0.0])
-    assert not metric.is_binary
+    assert not isinstance(metric.summary, MeanOfHits)
 
 
 def test_agreement_sees_an_answer_of_another_size() -> None:
@@ -83,7 +84,7 @@ def test_agreement_sees_an_answer_of_another_size() -> None:
 @pytest.mark.parametrize("name", ["top1", "mse"])
 def test_labels_that_are_needed_must_be_there(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"metric {name} needs labels"):
-        metric_from_name(name, SCORES, False)  # type: ignore[arg-type]
+        metric_from_name(name, SCORES, False)
 
 
 def test_an_output_that_does_not_suit_is_refused() -> None:

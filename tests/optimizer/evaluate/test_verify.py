@@ -1,4 +1,7 @@
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +12,10 @@ from enginehouse.errors import EngineFailed, VerifyFailed
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.tensor import Tensors, TensorSpec
 from optimizer.data.feeds import Batch
-from optimizer.evaluate.metrics import MetricName, metric_from_name
+from optimizer.evaluate.metrics import metric_from_name
+from optimizer.evaluate.reference import Reference
 from optimizer.evaluate.tolerance import tolerance_from_text
-from optimizer.evaluate.verify import Judge, Verification, verify
+from optimizer.evaluate.verify import Judge, Verification
 
 ROWS = 200
 X = TensorSpec("x", DTYPES["FP32"], (-1, 2))
@@ -44,14 +48,21 @@ def batches(labels: bool = True) -> list[Batch]:
     ]
 
 
-def judge(max_drop: str, metric: MetricName | None = "top1", is_batched: bool = True) -> Judge:
+def judge(max_drop: str, metric: str | None = "top1", is_batched: bool = True) -> Judge:
     chosen = metric_from_name(metric, Y, has_labels=metric != "agreement") if metric else None
     return Judge(chosen, tolerance_from_text(max_drop), is_batched, seed=0)
 
 
-def verified(candidate: FakeEngine, by: Judge, rows: Sequence[Batch] | None = None) -> Verification:
-    found = verify(engine(identity), {"candidate": (candidate, "fp32")}, rows or batches(), by)
-    return found["candidate"]
+def verified(
+    candidate: FakeEngine,
+    by: Judge,
+    rows: Sequence[Batch] | None = None,
+    source: FakeEngine | None = None,
+    precision: str = "fp32",
+) -> Verification:
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Reference(source or engine(identity), lambda: iter(rows or batches()), by, Path(folder))
+        return reference.verify(candidate, precision)
 
 
 def test_an_equal_candidate_is_accepted_with_its_record() -> None:
@@ -124,7 +135,45 @@ def test_rows_are_not_compared_with_company_where_nothing_is_batched() -> None:
 def test_an_original_that_mixes_rows_is_refused() -> None:
     mixes = engine(lambda x: x - x.mean(axis=0))
     with pytest.raises(VerifyFailed, match=r"cannot be batched\. Build it with --max-batch-size 1"):
-        verify(mixes, {"candidate": (mixes, "fp32")}, batches(), judge("1%"))
+        verified(mixes, judge("1%"), source=mixes)
+
+
+def test_company_may_change_a_row_where_the_judge_allows_it() -> None:
+    def sees_company(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return x + np.float32(0.01 * len(x)) * x
+
+    lenient = replace(judge("1%"), allows_batch_variance=True)
+    found = verified(engine(sees_company), lenient, source=engine(sees_company))
+    assert found.is_accepted
+    assert found.invariance is not None
+    assert not found.invariance.holds
+    assert found.invariance.difference > 1
+
+
+def test_an_original_whose_score_is_not_a_number_is_refused() -> None:
+    rows = [replace(batch, labels=np.full((batch.rows, 2), np.nan)) for batch in batches()]
+    with pytest.raises(VerifyFailed, match="the original's mse is not a number"):
+        verified(engine(identity), judge("1%", "mse"), rows)
+
+
+def test_a_candidate_whose_score_is_not_a_number_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def score(outputs, labels):\n    return (outputs['y'][:, 0] - 3) ** 0.5\n")
+    own = metric_from_name(f"{tmp_path / 'own.py'}:score", Y, has_labels=False)
+    rows = [Batch({"x": np.full((40, 2), 5, np.float32)}, None, 40)]
+    with np.errstate(invalid="ignore"):
+        found = verified(engine(lambda x: x - 4), Judge(own, tolerance_from_text("1%"), False, 0), rows)
+    assert (found.is_accepted, found.reason) == (False, "its score is not a number on some rows")
+
+
+def test_the_worst_row_and_the_largest_difference_of_each_output_are_kept() -> None:
+    def bends(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(x[:, :1] == 150, x + np.float32(0.25), x + np.float32(0.125))
+
+    found = verified(engine(bends), judge("1%"))
+    assert found.worst is not None
+    assert (found.worst.row, found.worst.output, found.worst.difference) == (150, "y", 0.25)
+    assert (found.worst.source, found.worst.built) == ((150.0, 151.0), (150.25, 151.25))
+    assert found.output_difference == {"y": 0.25}
 
 
 def test_outputs_that_are_not_finite_are_rejected() -> None:
@@ -133,30 +182,24 @@ def test_outputs_that_are_not_finite_are_rejected() -> None:
     assert "not finite where" in found.reason
 
 
-def test_an_engine_that_fails_is_no_reason_to_stop() -> None:
+def test_an_engine_that_fails_gets_a_verdict_too() -> None:
     broken = engine(identity)
     broken.failures.append(EngineFailed("no kernel for this"))
-    found = verify(
-        engine(identity), {"broken": (broken, "fp32"), "sound": (engine(identity), "fp32")}, batches(), judge("1%")
-    )
-    assert (found["broken"].has_failed, found["broken"].reason) == (True, "no kernel for this")
-    assert found["sound"].is_accepted
-
-
-def test_the_original_runs_once_per_batch() -> None:
-    source = engine(identity)
-    candidates = {name: (engine(identity), "fp32") for name in "abc"}
-    verify(source, candidates, batches(), judge("1%", is_batched=False))
-    assert len(source.runs) == len(batches())
+    found = verified(broken, judge("1%"))
+    assert (found.is_accepted, found.has_failed, found.reason) == (False, True, "no kernel for this")
 
 
 @pytest.mark.parametrize(
-    ("precision", "rows", "is_accepted"), [("int8", 29, False), ("int8", 30, True), ("fp32", 3, True)]
+    ("precision", "rows", "is_accepted"),
+    [
+        *((precision, 29, False) for precision in ("fp16", "bf16", "int8", "int8_dynamic", "int4")),
+        ("int8", 30, True),
+        ("fp32", 3, True),
+    ],
 )
 def test_few_rows_cannot_judge_a_lower_precision(precision: str, rows: int, is_accepted: bool) -> None:
-    whole = batches()
-    x = np.concatenate([batch.feeds["x"] for batch in whole])[:rows]
+    x = np.concatenate([batch.feeds["x"] for batch in batches()])[:rows]
     few = [Batch({"x": x}, np.ones(rows, np.int64), rows)]
-    found = verify(engine(identity), {"candidate": (engine(identity), precision)}, few, judge("1%"))["candidate"]
+    found = verified(engine(identity), judge("1%"), few, precision=precision)
     assert found.is_accepted is is_accepted
     assert is_accepted or "29 validation rows cannot judge" in found.reason
