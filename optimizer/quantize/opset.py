@@ -2,8 +2,9 @@
 
 from onnx import version_converter
 
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
-from optimizer.quantize.int8 import LOWEST_OPSET, Declined
+from optimizer.quantize.int8 import LOWEST_OPSET
 
 
 def with_quantizable_opset(graph: Graph) -> Graph | Declined:

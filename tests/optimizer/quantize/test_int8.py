@@ -7,9 +7,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from enginehouse.dtype import Array
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
-from optimizer.quantize.calibration import CalibrationTable, calibrate
-from optimizer.quantize.int8 import Declined, QuantizationPlan, plan_int8, quantize_int8
+from optimizer.quantize.int8 import QuantizationPlan, plan_int8, quantize_int8
+from optimizer.trial import Scheme
 
 X = np.random.default_rng(3).standard_normal((64, 4)).astype(np.float32)
 
@@ -20,9 +21,21 @@ def planned(graph: Graph) -> QuantizationPlan:
     return plan
 
 
-def quantized(graph: Graph, workdir: Path, feeds: dict[str, Array]) -> Graph:
+def observed(
+    graph: Graph, tensors: tuple[str, ...], feeds: dict[str, Array], workdir: Path
+) -> dict[str, tuple[float, float]]:
+    model = graph.copy()
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name not in known
+    )
+    values = {**feeds, **run(Graph(model), workdir / "observed.onnx", feeds)}
+    return {name: (float(values[name].min()), float(values[name].max())) for name in tensors}
+
+
+def quantized(graph: Graph, workdir: Path, feeds: dict[str, Array], scheme: Scheme = "u8s8") -> Graph:
     plan = planned(graph)
-    found = quantize_int8(graph, plan, calibrate(graph, plan.tensors, [feeds], workdir, threads=1))
+    found = quantize_int8(graph, plan, observed(graph, plan.tensors, feeds, workdir), scheme)
     assert isinstance(found, Graph)
     return found
 
@@ -114,14 +127,14 @@ def test_an_old_opset_is_declined_with_what_is_needed() -> None:
 def test_ranges_that_are_not_finite_are_declined(small_graph: Graph, bad: float) -> None:
     plan = planned(small_graph)
     ranges = dict.fromkeys(plan.tensors, (0.0, bad))
-    found = quantize_int8(small_graph, plan, CalibrationTable(ranges, 1, "", ""))
+    found = quantize_int8(small_graph, plan, ranges, "u8s8")
     assert isinstance(found, Declined)
     assert "was not finite" in found.reason
 
 
 def test_a_graph_that_the_library_cannot_treat_is_declined(small_graph: Graph) -> None:
     plan = planned(small_graph)
-    found = quantize_int8(small_graph, plan, CalibrationTable({"x": (0.0, 1.0)}, 1, "", ""))
+    found = quantize_int8(small_graph, plan, {"x": (0.0, 1.0)}, "u8s8")
     assert isinstance(found, Declined)
     assert found.reason.startswith("ONNX Runtime's quantizer failed: ValueError: ")
 

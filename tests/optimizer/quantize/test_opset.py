@@ -4,8 +4,9 @@ import numpy as np
 from onnx import helper
 
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
-from optimizer.quantize.int8 import Declined, QuantizationPlan, plan_int8
+from optimizer.quantize.int8 import QuantizationPlan, plan_int8
 from optimizer.quantize.opset import with_quantizable_opset
 
 
