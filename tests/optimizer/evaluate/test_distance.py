@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from optimizer.evaluate.distance import OutputDistance, absolute_difference, largest_value
+from optimizer.evaluate.distance import OutputDistance, SquaredError, absolute_difference, largest_value
 
 
 def test_largest_and_mean_run_over_all_batches_and_outputs() -> None:
@@ -35,3 +35,34 @@ def test_the_scale_ignores_what_is_not_finite() -> None:
     assert largest_value(np.array([-3.0, np.inf, 2.0])) == 3.0
     assert largest_value(np.array([], np.float32)) == 0.0
     assert OutputDistance().mean == 0.0
+
+
+def test_each_output_has_its_own_largest_difference() -> None:
+    distance = OutputDistance()
+    for step in (0.5, 0.25):
+        distance.update({"y": np.zeros(2), "z": np.zeros(3)}, {"y": np.full(2, step), "z": np.ones(3)})
+    assert distance.by_output == {"y": 0.5, "z": 1.0}
+    assert distance.largest == 1.0
+
+
+def test_the_squared_error_leaves_out_what_is_not_finite_in_the_original() -> None:
+    error = SquaredError()
+    error.update({"y": np.array([2.0, -np.inf, np.nan])}, {"y": np.array([1.0, -np.inf, 5.0])})
+    assert error.mean == 0.25
+
+
+def test_the_squared_error_of_whole_numbers_and_text_is_the_share_that_differs() -> None:
+    error = SquaredError()
+    error.update({"y": np.array([1, 2, 3, 400])}, {"y": np.array([1, 2, 3, 5])})
+    assert error.mean == 0.25
+    error.update({"z": np.array(["a", "b"], object)}, {"z": np.array(["a", "c"], object)})
+    assert error.mean == (0.25 + 0.5) / 2
+
+
+def test_an_error_where_the_original_is_zero_is_infinite() -> None:
+    error = SquaredError()
+    assert error.mean == 0.0
+    error.update({"y": np.zeros(2)}, {"y": np.zeros(2)})
+    assert error.mean == 0.0
+    error.update({"y": np.zeros(2)}, {"y": np.ones(2)})
+    assert error.mean == np.inf

@@ -61,7 +61,7 @@ def test_a_candidate_meets_the_answers_to_its_own_rows(tmp_path: Path) -> None:
 def test_answers_of_every_type_come_back_from_the_disk_as_they_were(tmp_path: Path) -> None:
     def answer(x: Array) -> Tensors:
         names = np.array(["cat", "dög "], dtype=object)
-        return {"text": names, "half": np.ones(2, DTYPES["BF16"].numpy), "scalar": np.float32(3).reshape(())}
+        return {"text": names, "half": np.ones(2, DTYPES["BF16"].numpy), "scalar": np.array(3.0)}
 
     found = Reference(engine(answer), lambda: iter([Batch({"x": np.ones((2, 2))}, None, 2)]), JUDGE, tmp_path)
     assert found.verify(engine(answer), "fp32").is_accepted
