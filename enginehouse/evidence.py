@@ -1,5 +1,6 @@
 """What the optimizer proved about a version, and which engines lie in it: `evidence.json`."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -303,11 +304,27 @@ def read_evidence(version_directory: Path) -> Evidence | None:
     if not path.exists():
         return None
     try:
-        return Evidence.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        _refuse_another_schema(path, text)
+        return Evidence.model_validate_json(text)
     except (ValidationError, OSError) as problem:
         raise CorruptVersion(
             f"{path} is not evidence of schema version {SCHEMA_VERSION}: {problem}. Build the version again."
         ) from problem
+
+
+def _refuse_another_schema(path: Path, text: bytes) -> None:
+    """A version that another release built is not damaged, and is told so."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    found = fields.get("schema_version") if isinstance(fields, dict) else None
+    if isinstance(found, int) and found != SCHEMA_VERSION:
+        raise CorruptVersion(
+            f"{path} is evidence of schema version {found}, and this release reads version {SCHEMA_VERSION}. "
+            "Build the version again with `python -m optimizer build`."
+        )
 
 
 def write_evidence(evidence: Evidence, version_directory: Path) -> None:

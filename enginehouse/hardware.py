@@ -14,7 +14,11 @@ _DECISIVE_ISA_ARM = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2")
 
 
 class Hardware(BaseModel):
-    """One machine, as far as it matters to an engine."""
+    """One machine, as far as it matters to an engine.
+
+    Attributes:
+        gpu: name of the first NVIDIA GPU; None without one, as are its compute capability and driver.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,6 +26,9 @@ class Hardware(BaseModel):
     architecture: str
     isa: tuple[str, ...]
     cores: int
+    gpu: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
 
     def __str__(self) -> str:
         return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa) or self.architecture}"

@@ -1,8 +1,9 @@
 """From a platform's name to a loaded engine."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from enginehouse.engine import Engine
 from enginehouse.errors import NotSupported
@@ -15,8 +16,21 @@ ENGINES = {
     "tensorrt_plan": "enginehouse.tensorrt_engine:TensorRTEngine",
 }
 
+# What a version's evidence may tell each library, and the argument of its door.
+_ARGUMENTS = {
+    "onnxruntime_onnx": {},
+    "openvino": {"INFERENCE_PRECISION_HINT": "precision_hint"},
+    "tensorrt_plan": {"library": "library"},
+}
 
-def open_engine(path: Path, platform: str, threads: int, provider: str = CPU_PROVIDER) -> Engine:
+
+def open_engine(
+    path: Path,
+    platform: str,
+    threads: int,
+    provider: str = CPU_PROVIDER,
+    settings: Mapping[str, str] | None = None,
+) -> Engine:
     """Load an engine file.
 
     Args:
@@ -24,18 +38,31 @@ def open_engine(path: Path, platform: str, threads: int, provider: str = CPU_PRO
         platform: the kind of artifact, a key of `ENGINES`.
         threads: threads inside one operator, see `hardware.threads_per_instance`.
         provider: execution provider, for ONNX Runtime.
+        settings: what the library must be told, as the evidence has it.
 
     Raises:
-        NotSupported: an unknown platform, or a provider that is not used although it was asked for.
+        NotSupported: an unknown platform or setting, or a provider that is not used although it was asked for.
         MissingExtra: the library behind the platform is not installed.
         EngineFailed: the library cannot open the file.
     """
     if platform not in ENGINES:
         raise NotSupported(f"platform '{platform}' is unknown; expected one of {', '.join(ENGINES)}.")
-    module_name, _, class_name = ENGINES[platform].partition(":")
-    engine_class = getattr(import_module(module_name), class_name)
-    if platform == "onnxruntime_onnx":
-        return cast(Engine, engine_class(path, threads, provider))
     if platform == "openvino" and provider != CPU_PROVIDER:
         raise NotSupported(f"platform 'openvino' runs on the CPU here, not with {provider}; use KIND_CPU instances.")
-    return cast(Engine, engine_class(path, threads))
+    arguments: dict[str, Any] = _arguments(path, platform, settings or {})
+    if platform == "onnxruntime_onnx":
+        arguments["provider"] = provider
+    module_name, _, class_name = ENGINES[platform].partition(":")
+    engine_class = getattr(import_module(module_name), class_name)
+    return cast(Engine, engine_class(path, threads, **arguments))
+
+
+def _arguments(path: Path, platform: str, settings: Mapping[str, str]) -> dict[str, Any]:
+    known = _ARGUMENTS[platform]
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise NotSupported(
+            f"{path.name} asks for the setting {unknown[0]}, which engines of platform '{platform}' do not have; "
+            f"expected one of {', '.join(known) or 'none'}. Build the version again, or update the server."
+        )
+    return {known[name]: value for name, value in settings.items()}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from enginehouse.errors import CorruptVersion, NotFound
-from enginehouse.evidence import GOLDEN_FILE, Evidence
+from enginehouse.evidence import GOLDEN_FILE, EngineRecord, Evidence
 
 CONFIG_FILE = "config.pbtxt"
 # At most 18 digits: the protocol counts versions in 64 bits.
@@ -81,6 +81,12 @@ def check_digests(version_directory: Path, evidence: Evidence) -> None:
     """
     serving = dict.fromkeys([*(record.file for record in evidence.engines), GOLDEN_FILE])
     check_file_digests(version_directory, evidence, {**serving, **evidence.files})
+
+
+def files_of_engine(evidence: Evidence, record: EngineRecord) -> list[str]:
+    """The engine file, and beside it what its weights lie in when they do not fit into it."""
+    beside = [name for name in evidence.files if name.startswith(f"{record.file}.")]
+    return [record.file, *sorted(beside)]
 
 
 def check_file_digests(version_directory: Path, evidence: Evidence, names: Iterable[str]) -> None:

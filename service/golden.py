@@ -1,7 +1,7 @@
 """Replay the golden samples of a version on the engine that will serve it."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,32 +10,36 @@ import numpy as np
 from enginehouse.dtype import Array
 from enginehouse.engine import Engine
 from enginehouse.errors import CorruptVersion, VerifyFailed
-from enginehouse.evidence import GOLDEN_FILE, Golden
+from enginehouse.evidence import GOLDEN_FILE, Closeness, EngineRecord
 from enginehouse.tensor import Tensors, TensorSpec
 
 
-def check_golden(engine: Engine, version_directory: Path, golden: Golden, is_built_engine: bool) -> None:
+def check_golden(engine: Engine, version_directory: Path, record: EngineRecord) -> None:
     """Compare an engine's answers with the original model's, and with its own on the machine that built it.
 
     Args:
         engine: what will serve.
         version_directory: where `golden.npz` lies.
-        golden: how near is near enough.
-        is_built_engine: whether it is the engine whose own answers were recorded; a fallback is not.
+        record: of the engine: its file, and how near is near enough, output by output. Where it could not be run on
+            the machine that built it, it is compared with the original only.
 
     Raises:
         VerifyFailed: naming the first output that differs by more than the evidence allows, and by how much.
-        CorruptVersion: the samples cannot be read.
+        CorruptVersion: the samples cannot be read, or are not those of this engine.
     """
-    arrays = _read(version_directory / GOLDEN_FILE)
+    path = version_directory / GOLDEN_FILE
+    arrays = _read(path)
     feeds = _part(arrays, "input")
-    _check_complete(version_directory, "input", feeds, engine.inputs)
-    for part in ("original", "built"):
-        _check_complete(version_directory, part, _part(arrays, part), engine.outputs)
+    _check_complete(path, "input", feeds, (spec.name for spec in engine.inputs))
+    comparisons = [("original", record.tolerance.original, "the original model")]
+    if record.tolerance.built:
+        comparisons.append((f"built/{record.file}", record.tolerance.built, "this engine where it was built"))
+    for part, tolerance, _ in comparisons:
+        _check_tolerance(path, part, tolerance, engine.outputs)
+        _check_complete(path, part, _part(arrays, part), tolerance)
     outputs = engine.run(feeds)
-    _compare(outputs, _part(arrays, "original"), golden.original_atol, golden.original_rtol, "the original model")
-    if is_built_engine:
-        _compare(outputs, _part(arrays, "built"), golden.built_atol, golden.built_rtol, "the engine that was built")
+    for part, tolerance, whose in comparisons:
+        _compare(outputs, _part(arrays, part), tolerance, whose)
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -51,17 +55,26 @@ def _part(arrays: Tensors, part: str) -> dict[str, Array]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _check_complete(version_directory: Path, part: str, arrays: Tensors, specs: Sequence[TensorSpec]) -> None:
+def _check_complete(path: Path, part: str, arrays: Tensors, names: Iterable[str]) -> None:
     """A sample that is not there would prove nothing."""
+    for name in names:
+        if name not in arrays:
+            raise CorruptVersion(f"{path} holds no '{part}/{name}'. Publish the version again.")
+
+
+def _check_tolerance(path: Path, part: str, tolerance: Mapping[str, Closeness], specs: Sequence[TensorSpec]) -> None:
+    """Nor would one that may differ by anything."""
     for spec in specs:
-        if spec.name not in arrays:
-            path = version_directory / GOLDEN_FILE
-            raise CorruptVersion(f"{path} holds no '{part}/{spec.name}'. Publish the version again.")
+        if spec.name not in tolerance:
+            raise CorruptVersion(
+                f"the evidence beside {path} does not say how near '{part}/{spec.name}' must be. "
+                "Publish the version again."
+            )
 
 
-def _compare(outputs: Tensors, expected: Tensors, atol: float, rtol: float, whose: str) -> None:
-    for name, want in expected.items():
-        have = outputs.get(name)
+def _compare(outputs: Tensors, expected: Tensors, tolerance: Mapping[str, Closeness], whose: str) -> None:
+    for name, near in tolerance.items():
+        want, have = expected[name], outputs.get(name)
         if have is None or have.shape != want.shape:
             found = "no such output" if have is None else f"shape {list(have.shape)}"
             raise VerifyFailed(f"golden output '{name}': {found} here, {whose} gave shape {list(want.shape)}.")
@@ -70,11 +83,11 @@ def _compare(outputs: Tensors, expected: Tensors, atol: float, rtol: float, whos
                 raise VerifyFailed(f"golden output '{name}' differs from what {whose} gave.")
             continue
         difference = _difference(have.astype(np.float64), want.astype(np.float64))
-        allowed = atol + rtol * np.abs(np.nan_to_num(want.astype(np.float64), posinf=0.0, neginf=0.0))
+        allowed = near.atol + near.rtol * np.abs(np.nan_to_num(want.astype(np.float64), posinf=0.0, neginf=0.0))
         if np.any(difference > allowed):
             raise VerifyFailed(
                 f"golden output '{name}' differs from what {whose} gave by up to {np.max(difference):.3g}; "
-                f"{atol:.3g} + {rtol:.3g} x |value| is allowed."
+                f"{near.atol:.3g} + {near.rtol:.3g} x |value| is allowed."
             )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from enginehouse.errors import Error, InvalidInput, NotFound
@@ -147,7 +148,7 @@ class Lifecycle:
         reason = _reasons(failures)
         for model in self._registry.answering(name):
             model.degraded = f"version {model.version} still serves because: {reason}"
-            self._registry.set_state(name, int(model.version), READY, f"degraded: {model.degraded}")
+            self._registry.set_state(name, int(model.version), READY, _reason_of(model))
         _log.warning("model '%s' is degraded: %s", name, reason)
 
     def _substitute(self, config: ModelConfig, available: list[int], failures: dict[int, Exception]) -> LoadedVersion:
@@ -180,7 +181,7 @@ class Lifecycle:
             if int(model.version) not in serving:
                 self._registry.set_state(name, int(model.version), UNLOADING)
         for version, model in serving.items():
-            self._registry.set_state(name, version, READY, f"degraded: {model.degraded}" if model.degraded else "")
+            self._registry.set_state(name, version, READY, _reason_of(model))
             if model.degraded:
                 _log.warning("model '%s' is degraded: %s", name, model.degraded)
         await asyncio.gather(*(self._close(model) for model in retired))
@@ -214,8 +215,13 @@ def _reasons(failures: dict[int, Exception]) -> str:
     return "; ".join(f"version {version}: {problem}" for version, problem in failures.items())
 
 
+def _reason_of(model: ServedModel) -> str:
+    """What the index says of a version that answers."""
+    return f"degraded: {model.degraded}" if model.degraded else model.note
+
+
 def _degraded(loaded: LoadedVersion, reason: str) -> LoadedVersion:
-    return LoadedVersion(loaded.config, loaded.version, loaded.engines, loaded.load_seconds, reason)
+    return replace(loaded, degraded=f"{reason}; {loaded.degraded}" if loaded.degraded else reason)
 
 
 async def load_all(lifecycle: Lifecycle, names: Iterable[str]) -> None:

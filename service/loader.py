@@ -1,36 +1,53 @@
 """From a version on disk to engines that have proved themselves on this machine. Blocks; called off the loop."""
 
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enginehouse.config_completion import complete_config, complete_platform
+from enginehouse.config_completion import complete_platform
 from enginehouse.engine import Engine
-from enginehouse.errors import InvalidInput, NotSupported, VerifyFailed
+from enginehouse.engine_choice import rank_engines, reasons
+from enginehouse.errors import NotSupported, VerifyFailed
 from enginehouse.evidence import GOLDEN_FILE, Evidence, read_evidence
-from enginehouse.hardware import threads_per_instance
+from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
-from enginehouse.onnxruntime_engine import CPU_PROVIDER
-from enginehouse.open_engine import open_engine
-from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
-from enginehouse.repository import Repository, check_digests, check_file_digests
-from service.golden import check_golden
+from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.repository import Repository, check_digests, check_file_digests, files_of_engine
+from service.opening import EngineFile, close_all, open_proven
+from service.placement import Placement, placement_from_config
 from service.served_model import LoadedVersion
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
-
-# Each holds a copy of the model; beyond the cores of any machine they only cost memory.
-MAX_INSTANCES = 256
-_KINDS = (ModelInstanceGroup.KIND_AUTO, ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU)
-_THREADS_PARAMETER = "intra_op_thread_count"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
-class _EngineFile:
-    path: Path
-    platform: str
-    is_built_engine: bool
+class _Contenders:
+    """What may serve on one kind of device.
+
+    Attributes:
+        files: best first.
+        passed_over: why the version's other engines cannot run there.
+        is_last_resort: nothing but the fallback can.
+    """
+
+    files: Sequence[EngineFile]
+    passed_over: str = ""
+    is_last_resort: bool = False
+
+
+@dataclass(slots=True)
+class _Opened:
+    """What serves on one kind of device; `degraded` says why it is not the best, `note` what else there is."""
+
+    engines: list[Engine]
+    degraded: str = ""
+    note: str = ""
+
+
+# What may serve, given whether it must run on a GPU or must not; None leaves it open.
+_Contend = Callable[[bool | None], _Contenders]
 
 
 class VersionLoader:
@@ -51,26 +68,27 @@ class VersionLoader:
         return config
 
     def load(self, config: ModelConfig, version: int) -> LoadedVersion:
-        """Open the engine that was published, on every instance.
+        """Open the best engine that holds here, on every instance.
+
+        One that cannot be opened or gives other answers makes way for the next, and the version is degraded. The
+        fallback serves only where no other engine can run at all.
 
         Raises:
-            Error: whatever is wrong with the files, the configuration or the engine; nothing stays open.
+            Error: whatever is wrong with the files, the configuration or the best engine; nothing stays open.
         """
         directory = self.repository.version_directory(config.name, version)
         evidence = read_evidence(directory)
         if evidence is not None:
             check_digests(directory, evidence)
-            record = evidence.engine_file("chosen")
-            file = _EngineFile(directory / record.file, record.platform, is_built_engine=True)
-        else:
-            files = [path.name for path in directory.iterdir()]
-            config = _copy(config)
-            complete_platform(config, files)
-            file = _EngineFile(directory / config.default_model_filename, config.platform, is_built_engine=False)
-        return self._open(config, version, file, evidence, "")
+            return self._open(config, version, lambda on_gpu: _contenders(directory, evidence, on_gpu))
+        completed = ModelConfig()
+        completed.CopyFrom(config)
+        complete_platform(completed, [path.name for path in directory.iterdir()])
+        file = EngineFile(directory / completed.default_model_filename, completed.platform)
+        return self._open(completed, version, lambda _: _Contenders([file]))
 
     def load_fallback(self, config: ModelConfig, version: int, reason: str) -> LoadedVersion:
-        """Open the engine that runs anywhere, because the published one failed for `reason`.
+        """Open the engine that runs anywhere, because the others failed for `reason`.
 
         Raises:
             Error: there is no fallback, or it is no better.
@@ -80,69 +98,80 @@ class VersionLoader:
         if evidence is None:
             raise NotSupported(f"model '{config.name}' version {version} has no evidence, and so no fallback engine.")
         record = evidence.engine_file("fallback")
-        check_file_digests(directory, evidence, (record.file, GOLDEN_FILE))
-        file = _EngineFile(directory / record.file, record.platform, is_built_engine=False)
-        return self._open(config, version, file, evidence, f"{record.file} serves because: {reason}")
+        check_file_digests(directory, evidence, (*files_of_engine(evidence, record), GOLDEN_FILE))
+        file = EngineFile(directory / record.file, record.platform, record)
+        loaded = self._open(config, version, lambda _: _Contenders([file]))
+        return replace(loaded, degraded=f"{record.file} serves because: {reason}")
 
-    def _open(
-        self, config: ModelConfig, version: int, file: _EngineFile, evidence: Evidence | None, degraded: str
-    ) -> LoadedVersion:
+    def _open(self, config: ModelConfig, version: int, contend: _Contend) -> LoadedVersion:
+        """Open every instance; those on one kind of device share an engine file."""
         started = time.monotonic()
-        config = _copy(config)
-        if not config.backend:
-            config.platform = config.platform or file.platform
-        complete_platform(config, [file.path.name])
-        engines: list[Engine] = []
+        placement = placement_from_config(config)
+        opened: dict[bool | None, _Opened] = {}
         try:
-            engines.append(open_engine(file.path, file.platform, _threads(config), _providers(config)[0]))
-            complete_config(config, engines[0].inputs, engines[0].outputs)
-            for provider in _providers(config)[1:]:
-                engines.append(open_engine(file.path, file.platform, _threads(config), provider))  # noqa: PERF401
-            if evidence is not None:
-                for engine in engines:
-                    check_golden(engine, file.path.parent, evidence.golden, file.is_built_engine)
-        except BaseException as problem:
-            if isinstance(problem, VerifyFailed):
-                self._on_golden_failure(config.name, version)
-            for engine in engines:
-                engine.close()
+            for on_gpu in dict.fromkeys(placement.on_gpu):
+                config, opened[on_gpu] = self._open_first(contend(on_gpu), config, version, placement, on_gpu)
+        except BaseException:
+            for group in opened.values():
+                close_all(group.engines)
             raise
-        return LoadedVersion(config, version, engines, time.monotonic() - started, degraded)
-
-
-def _copy(config: ModelConfig) -> ModelConfig:
-    copy = ModelConfig()
-    copy.CopyFrom(config)
-    return copy
-
-
-def _providers(config: ModelConfig) -> list[str]:
-    """One execution provider for each instance, in the order of the instance groups."""
-    count = sum(max(1, group.count) for group in config.instance_group)
-    if count > MAX_INSTANCES:
-        raise InvalidInput(
-            f"model '{config.name}': instance_group asks for {count} instances; at most {MAX_INSTANCES} are allowed."
+        degraded, note = (
+            "; ".join(dict.fromkeys(filter(None, (getattr(group, name) for group in opened.values()))))
+            for name in ("degraded", "note")
         )
-    providers: list[str] = []
-    for group in config.instance_group or [ModelInstanceGroup(count=1)]:
-        if group.kind not in _KINDS:
-            raise NotSupported(
-                f"model '{config.name}': instance_group kind {group.kind} is not supported; give KIND_CPU or KIND_GPU."
-            )
-        if any(device != 0 for device in group.gpus):
-            raise NotSupported(
-                f"model '{config.name}': instance_group asks for GPUs {list(group.gpus)}; only GPU 0 is used yet."
-            )
-        on_gpu = group.kind == ModelInstanceGroup.KIND_GPU or bool(group.gpus)
-        providers += [CUDA_PROVIDER if on_gpu else CPU_PROVIDER] * max(1, group.count)
-    return providers
+        engines = [opened[on_gpu].engines.pop(0) for on_gpu in placement.on_gpu]
+        return LoadedVersion(config, version, engines, time.monotonic() - started, degraded, note)
+
+    def _open_first(
+        self,
+        contenders: _Contenders,
+        config: ModelConfig,
+        version: int,
+        placement: Placement,
+        on_gpu: bool | None,
+    ) -> tuple[ModelConfig, _Opened]:
+        """Open the best file that holds; raises what was wrong with the best one if none does."""
+        failures: dict[str, Exception] = {}
+        count = placement.on_gpu.count(on_gpu)
+        for file in contenders.files:
+            try:
+                completed, engines = open_proven(file, config, count, placement.threads, on_gpu)
+            except Exception as problem:
+                if isinstance(problem, VerifyFailed):
+                    self._on_golden_failure(config.name, version)
+                _log.warning(
+                    "model '%s' version %d: %s cannot serve: %s", config.name, version, file.path.name, problem
+                )
+                failures[file.path.name] = problem
+                continue
+            return completed, _outcome(file, contenders, engines, failures)
+        if failures:
+            raise next(iter(failures.values()))
+        raise NotSupported(
+            f"no engine of model '{config.name}' version {version} can run here: {contenders.passed_over}."
+        )
 
 
-def _threads(config: ModelConfig) -> int:
-    """The thread policy, unless the model's own parameters say otherwise."""
-    text = config.parameters[_THREADS_PARAMETER].string_value if _THREADS_PARAMETER in config.parameters else ""
-    if text in ("", "0"):
-        return threads_per_instance(len(_providers(config)))
-    if not text.isdecimal() or int(text) < 1:
-        raise NotSupported(f"model '{config.name}': {_THREADS_PARAMETER} is '{text}'; expected 1 or more.")
-    return int(text)
+def _contenders(directory: Path, evidence: Evidence, on_gpu: bool | None) -> _Contenders:
+    """The engines of a published version that can run here; the fallback only if it is the only one."""
+    ranking = rank_engines(evidence, this_hardware(), on_gpu=on_gpu)
+    passed_over = reasons(ranking.invalid)
+    if passed_over:
+        _log.info("model '%s' version %d: passed over %s", evidence.model, evidence.version, passed_over)
+    platform = evidence.engine_file("chosen").platform
+    valid = [EngineFile(directory / record.file, platform, record) for record in ranking.valid]
+    better = [file for file in valid if file.record is not None and file.record.role != "fallback"]
+    return _Contenders(better or valid, passed_over, is_last_resort=bool(valid) and not better)
+
+
+def _outcome(
+    file: EngineFile, contenders: _Contenders, engines: list[Engine], failures: dict[str, Exception]
+) -> _Opened:
+    name = file.path.name
+    if contenders.is_last_resort:
+        return _Opened(engines, degraded=f"{name} serves because: {contenders.passed_over}")
+    note = f"{name} serves; passed over: {contenders.passed_over}" if contenders.passed_over else ""
+    if not failures:
+        return _Opened(engines, note=note)
+    reason = "; ".join(f"{failed}: {problem}" for failed, problem in failures.items())
+    return _Opened(engines, degraded=f"{name} serves because: {reason}", note=note)

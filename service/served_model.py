@@ -37,6 +37,7 @@ class LoadedVersion:
 
     Attributes:
         degraded: why this is not what was published; empty if all is well.
+        note: which engines of the version cannot run here, and why; empty if all can.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class LoadedVersion:
     engines: Sequence[Engine]
     load_seconds: float
     degraded: str = ""
+    note: str = ""
 
 
 class ServedModel:
@@ -54,6 +56,7 @@ class ServedModel:
         self.name = loaded.config.name
         self.version = str(loaded.version)
         self.degraded = loaded.degraded
+        self.note = loaded.note
         self.load_seconds = loaded.load_seconds
         self.statistics = ModelStatistics()
         self.layout = layout_from_config(loaded.config)

@@ -22,12 +22,18 @@ def test_a_version_without_evidence_is_a_foreign_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"schema_version": 2}, {"surprise": 1}, {"golden": None}, {"engines": [{"file": "model.onnx"}]}, {"version": "x"}],
+    [
+        {"schema_version": "2"},
+        {"surprise": 1},
+        {"golden": None},
+        {"engines": [{"file": "model.onnx"}]},
+        {"version": "x"},
+    ],
 )
 def test_evidence_of_another_form_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     fields = json.loads(make_evidence({}).model_dump_json()) | change
     (tmp_path / EVIDENCE_FILE).write_text(json.dumps(fields))
-    with pytest.raises(CorruptVersion, match="is not evidence of schema version 1"):
+    with pytest.raises(CorruptVersion, match="is not evidence of schema version 2"):
         read_evidence(tmp_path)
 
 
@@ -41,6 +47,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_directory_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / EVIDENCE_FILE).mkdir()
     with pytest.raises(CorruptVersion):
+        read_evidence(tmp_path)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_evidence_of_another_release_says_which_and_what_to_do(tmp_path: Path, version: int) -> None:
+    (tmp_path / EVIDENCE_FILE).write_text(json.dumps({"schema_version": version, "model": "m"}))
+    sentence = rf"evidence\.json is evidence of schema version {version}, and this release reads version 2\. Build"
+    with pytest.raises(CorruptVersion, match=sentence):
         read_evidence(tmp_path)
 
 

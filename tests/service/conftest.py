@@ -179,7 +179,9 @@ def publish(
     if fallback is not None:
         onnx.save(make_scale_model(fallback), directory / "fallback.onnx")
     x = np.array([[1, 2], [3, 4]], np.float32)
-    arrays = {"input/x": x, "original/y": x * np.float32(original), "built/y": x * np.float32(built)}
+    arrays = {"input/x": x, "original/y": x * np.float32(original), "built/model.onnx/y": x * np.float32(built)}
+    if fallback is not None:
+        arrays["built/fallback.onnx/y"] = x * np.float32(fallback)
     np.savez(directory / GOLDEN_FILE, **arrays)  # type: ignore[arg-type]
     evidence = make_evidence({path.name: digest(path) for path in directory.iterdir()}, name, version)
     if fallback is None:

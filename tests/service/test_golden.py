@@ -9,12 +9,19 @@ import pytest
 
 from enginehouse.dtype import DTYPES, Array
 from enginehouse.errors import CorruptVersion, VerifyFailed
-from enginehouse.evidence import GOLDEN_FILE, Golden
+from enginehouse.evidence import GOLDEN_FILE, EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.tensor import TensorSpec
 from service.golden import check_golden
+from tests.enginehouse.conftest import make_record, near
 
-GOLDEN = Golden(rows=2, synthetic=True, original_atol=0.1, original_rtol=0.0, built_atol=0.01, built_rtol=0.1)
+BUILT = "built/model.onnx/y"
+
+
+def record(is_built_engine: bool = True) -> EngineRecord:
+    """An engine that was run where it was built, or one that could not be."""
+    built = near(0.01, 0.1) if is_built_engine else {}
+    return make_record(tolerance=GoldenTolerance(original=near(0.1), built=built))
 
 
 def check(
@@ -33,10 +40,10 @@ def check(
     arrays: dict[str, Any] = {
         "input/x": np.zeros(2, np.float32) if given is None else given,
         "original/y": expected,
-        "built/y": expected if built is None else built,
+        BUILT: expected if built is None else built,
     }
     np.savez(directory / GOLDEN_FILE, **arrays)
-    check_golden(engine, directory, GOLDEN, is_built_engine)
+    check_golden(engine, directory, record(is_built_engine))
     return engine
 
 
@@ -54,7 +61,7 @@ def test_equal_answers_pass_and_the_samples_are_what_was_asked(tmp_path: Path) -
     [
         (floats(1.05, 2), floats(1, 2), floats(1.05, 2), True, None),
         (floats(1.2, 2), floats(1, 2), floats(1.2, 2), True, "the original model"),
-        (floats(1.05, 2), floats(1, 2), floats(1.3, 2), True, "the engine that was built"),
+        (floats(1.05, 2), floats(1, 2), floats(1.3, 2), True, "this engine where it was built"),
         (floats(1.05, 2), floats(1, 2), floats(1.3, 2), False, None),
         (floats(1.05, 2), floats(1, 2), floats(1.15, 2), True, None),
         (floats(np.nan, 2), floats(1, 2), None, True, "the original model"),
@@ -101,14 +108,42 @@ def test_bf16_and_scalars_are_compared_as_numbers(tmp_path: Path) -> None:
         check(tmp_path, np.array(3, np.float32), np.array(4, np.float32))
 
 
-@pytest.mark.parametrize("missing", ["input/x", "original/y", "built/y"])
+@pytest.mark.parametrize("missing", ["input/x", "original/y", BUILT])
 def test_samples_that_would_prove_nothing_are_refused(tmp_path: Path, missing: str) -> None:
     engine = check(tmp_path, floats(1, 2))
     with np.load(tmp_path / GOLDEN_FILE) as file:
         arrays: dict[str, Any] = {name: file[name] for name in file.files if name != missing}
     np.savez(tmp_path / GOLDEN_FILE, **arrays)
     with pytest.raises(CorruptVersion, match=f"holds no '{missing}'"):
-        check_golden(engine, tmp_path, GOLDEN, True)
+        check_golden(engine, tmp_path, record())
+
+
+def test_each_engine_is_held_to_its_own_samples(tmp_path: Path) -> None:
+    engine = check(tmp_path, floats(1, 2))
+    with np.load(tmp_path / GOLDEN_FILE) as file:
+        arrays: dict[str, Any] = {name: file[name] for name in file.files}
+    np.savez(tmp_path / GOLDEN_FILE, **arrays, **{"built/other.onnx/y": floats(1, 2.5)})  # type: ignore[arg-type]
+    check_golden(engine, tmp_path, record())
+    with pytest.raises(VerifyFailed, match="this engine where it was built"):
+        check_golden(engine, tmp_path, record().model_copy(update={"file": "other.onnx"}))
+
+
+def test_each_output_has_a_tolerance_of_its_own_or_is_not_proven(tmp_path: Path) -> None:
+    specs = [TensorSpec(name, DTYPES["FP32"], (-1,)) for name in ("x", "y", "z")]
+    engine = FakeEngine(specs[:1], specs[1:], lambda _: {"y": floats(1), "z": floats(100.5)})
+    np.savez(tmp_path / GOLDEN_FILE, **{"input/x": floats(0), "original/y": floats(1), "original/z": floats(100)})  # type: ignore[arg-type]
+
+    def allow(**atol: float) -> EngineRecord:
+        bounds = {name: near(value)["y"] for name, value in atol.items()}
+        return make_record(tolerance=GoldenTolerance(original=bounds))
+
+    check_golden(engine, tmp_path, allow(y=0.1, z=1))
+    with pytest.raises(VerifyFailed, match="golden output 'z'"):
+        check_golden(engine, tmp_path, allow(y=1, z=0.1))
+    with pytest.raises(CorruptVersion, match="does not say how near 'original/z' must be"):
+        check_golden(engine, tmp_path, allow(y=1))
+    with pytest.raises(CorruptVersion, match="holds no 'original/w'"):
+        check_golden(engine, tmp_path, allow(y=1, z=1, w=1))
 
 
 def test_samples_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -123,5 +158,5 @@ def test_samples_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(CorruptVersion, match=r"golden\.npz cannot be read"):
-            check_golden(engine, tmp_path, GOLDEN, True)
+            check_golden(engine, tmp_path, record())
         path.touch()

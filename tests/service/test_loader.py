@@ -1,6 +1,6 @@
 """From a version on disk to engines that proved themselves here, or to a reason why not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from enginehouse.onnxruntime_engine import CPU_PROVIDER
 from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
-from service.loader import CUDA_PROVIDER, VersionLoader
+from service.loader import VersionLoader
+from service.opening import CUDA_PROVIDER
 from service.served_model import LoadedVersion
 from tests.service.conftest import make_scale_model, publish
 
@@ -88,7 +89,7 @@ def test_a_version_whose_files_changed_does_not_serve(loading: Loading, name: st
 
 @pytest.mark.parametrize(
     ("factors", "whose"),
-    [((3.0, 2.0), "the original model"), ((2.0, 2.001), "the engine that was built")],
+    [((3.0, 2.0), "the original model"), ((2.0, 2.001), "this engine where it was built")],
 )
 def test_an_engine_that_answers_otherwise_does_not_serve_and_is_counted(
     loading: Loading, factors: tuple[float, float], whose: str
@@ -172,11 +173,11 @@ def test_threads_and_devices_are_what_the_configuration_says(
     publish(loading.root)
     asked: list[tuple[int, str]] = []
 
-    def watched(path: Path, platform: str, threads: int, provider: str) -> object:
+    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
         asked.append((threads, provider))
         return open_engine(path, platform, threads)
 
-    monkeypatch.setattr("service.loader.open_engine", watched)
+    monkeypatch.setattr("service.opening.open_engine", watched)
     loading.load(text)
     assert asked == [(threads(), provider) for provider in providers]
 
@@ -185,13 +186,13 @@ def test_nothing_stays_open_when_a_later_instance_fails(loading: Loading, monkey
     publish(loading.root)
     opened: list[object] = []
 
-    def fails_second(path: Path, platform: str, threads: int, provider: str) -> object:
+    def fails_second(path: Path, platform: str, threads: int, *_: object) -> object:
         if opened:
             raise OSError("no memory for another")
         opened.append(open_engine(path, platform, threads))
         return opened[0]
 
-    monkeypatch.setattr("service.loader.open_engine", fails_second)
+    monkeypatch.setattr("service.opening.open_engine", fails_second)
     with pytest.raises(OSError, match="no memory"):
         loading.load("instance_group { count: 2 }")
     assert opened[0]._session is None  # type: ignore[attr-defined]

@@ -1,0 +1,84 @@
+"""Open one engine file on several instances, and let each prove itself before it serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginehouse.config_completion import complete_config, complete_platform
+from enginehouse.engine import Engine
+from enginehouse.engine_choice import needs_gpu
+from enginehouse.evidence import EngineRecord
+from enginehouse.onnxruntime_engine import CPU_PROVIDER
+from enginehouse.open_engine import open_engine
+from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from service.golden import check_golden
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(slots=True, frozen=True)
+class EngineFile:
+    """What engines are opened from.
+
+    Attributes:
+        platform: what the file is for a client; a variant of a published engine says what the published one is.
+        record: how it is opened and what it must answer; None for a file without evidence.
+    """
+
+    path: Path
+    platform: str
+    record: EngineRecord | None = None
+
+
+def open_proven(
+    file: EngineFile, config: ModelConfig, count: int, threads: int, on_gpu: bool | None
+) -> tuple[ModelConfig, list[Engine]]:
+    """Open a file `count` times; complete a copy of the configuration from it.
+
+    Raises:
+        Error: the file, the configuration or an answer to a golden sample is wrong; nothing stays open.
+    """
+    completed = ModelConfig()
+    completed.CopyFrom(config)
+    _settle_platform(completed, file)
+    engines: list[Engine] = []
+    try:
+        engines.append(_open(file, threads, on_gpu))
+        complete_config(completed, engines[0].inputs, engines[0].outputs)
+        for _ in range(count - 1):
+            engines.append(_open(file, threads, on_gpu))  # noqa: PERF401 - what was opened must be known if one fails
+        if file.record is not None:
+            for engine in engines:
+                check_golden(engine, file.path.parent, file.record)
+    except BaseException:
+        close_all(engines)
+        raise
+    return completed, engines
+
+
+def close_all(engines: Sequence[Engine]) -> None:
+    for engine in engines:
+        engine.close()
+
+
+def _settle_platform(config: ModelConfig, file: EngineFile) -> None:
+    if not config.backend:
+        config.platform = config.platform or file.platform
+    complete_platform(config, [file.path.name])
+    if file.record is None or not needs_gpu(file.record):
+        return
+    if not config.instance_group:
+        config.instance_group.add()
+    for group in config.instance_group:
+        if group.kind == ModelInstanceGroup.KIND_AUTO:
+            group.kind = ModelInstanceGroup.KIND_GPU
+
+
+def _open(file: EngineFile, threads: int, on_gpu: bool | None) -> Engine:
+    record = file.record
+    provider = CUDA_PROVIDER if on_gpu else CPU_PROVIDER
+    if record is None:
+        return open_engine(file.path, file.platform, threads, provider)
+    if record.provider and needs_gpu(record):
+        provider = record.provider
+    return open_engine(file.path, record.platform, threads, provider, record.settings)
