@@ -2,20 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enginehouse.errors import CorruptVersion
 from enginehouse.hardware import Hardware
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 EVIDENCE_FILE = "evidence.json"
 GOLDEN_FILE = "golden.npz"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no NaN; as `null` it could not be read back into a number.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Source(_Record):
@@ -269,6 +270,7 @@ class Evidence(_Record):
     created_at: str
     source: Source
     recipe: dict[str, Any]
+    data_sha256: str | None = None
     passes: tuple[PassRecord, ...]
     candidates: tuple[CandidateRecord, ...]
     chosen: str

@@ -1,37 +1,50 @@
 """From a recipe to a published version: the one place where the steps meet.
 
-import -> rewrite -> candidates -> verify -> benchmark -> choose -> score the test split -> publish
+import -> rewrite -> search (make, verify and measure trials) -> benchmark the finalists -> choose -> score the test
+split -> publish
 """
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginehouse.engine import Engine
-from enginehouse.errors import EngineFailed
-from enginehouse.evidence import Evidence, PassRecord
+from enginehouse.evidence import CandidateRecord, Evidence, PassRecord
 from enginehouse.hardware import threads_per_instance
-from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
-from optimizer.candidates import SOURCE, Candidate, int8_candidate, place, rewritten_candidate, source_candidate
+from enginehouse.onnxruntime_engine import CPU_PROVIDER
+from enginehouse.tensor import Tensors
+from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.data.feeds import Batch
-from optimizer.data.samples import sample_feeds
+from optimizer.data.samples import calibration_split, sample_feeds
 from optimizer.data.synthetic import synthetic_feeds
-from optimizer.evaluate.benchmark import Benchmark, Schedule, benchmark
-from optimizer.evaluate.final_score import score_test
-from optimizer.evaluate.verify import Judge, Verification, failed, verify
+from optimizer.evaluate.reference import Reference
+from optimizer.evaluate.verify import Judge
+from optimizer.finalists import Finalists, measure_finalists, pick_finalists, with_measurements
+from optimizer.graph.graph import Graph
+from optimizer.graph.layers import named_graph
+from optimizer.graph.precision import precision_of
+from optimizer.layer_records import lint_warnings
+from optimizer.make import CalibrationRows, Workshop
 from optimizer.plan import Plan, plan_build
-from optimizer.publish.golden import GOLDEN_ROWS, write_golden
-from optimizer.publish.publish import publish
 from optimizer.publish.staging import check_writable, staging
 from optimizer.recipe import Recipe
-from optimizer.report.steps import Step, Steps
+from optimizer.replay import Replay, replayed
+from optimizer.report.steps import Steps
 from optimizer.rewrite import rewrite
-from optimizer.search import Choice, accepted_candidates, choose
-from optimizer.version_record import Finished, fallback_name, make_evidence, record_candidate
+from optimizer.search.budget import budget_of
+from optimizer.search.choose import Choice, Rule, accepted_candidates, choose
+from optimizer.search.search import Searched, search, value_of
+from optimizer.search.trial_cache import TrialCache
+from optimizer.search.trial_runner import MODEL_FILE, Bench, TrialRunner
+from optimizer.search.tried import SOURCE
+from optimizer.trial_context import trial_context
+from optimizer.version_files import Contents, publish_version
 
 _VERIFY_ROWS = 32
 _REWRITE_ROWS = (8, 1)
+_SAMPLE_ROWS, _SAMPLE_BATCH = 64, 16
+CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +55,19 @@ class Published:
     directory: Path
 
 
-def build(recipe: Recipe, steps: Steps) -> Published:
+@dataclass(frozen=True, slots=True)
+class _Rewritten:
+    graph: Graph
+    passes: tuple[PassRecord, ...]
+
+
+def build(recipe: Recipe, steps: Steps, replay: Replay | None = None) -> Published:
     """Run every step; the repository is as it was unless this returns.
+
+    Args:
+        recipe: what is asked for.
+        steps: where progress is shown.
+        replay: the engines of an earlier build, to be made again in place of a search.
 
     Raises:
         Error: a leaf of the tree that says which step refused, and why.
@@ -51,14 +75,20 @@ def build(recipe: Recipe, steps: Steps) -> Published:
     check_writable(recipe.repository)
     with staging(recipe.repository) as workdir, ExitStack() as stack:
         plan = _plan(recipe, workdir, steps)
-        candidates, passes = _make_candidates(plan, workdir, steps)
-        engines, failures = _open_engines(candidates, stack)
-        verifications = {**_verify(plan, candidates, engines, steps), **failures}
-        accepted_candidates([record_candidate(candidate, verifications) for candidate in candidates])
-        measured = _benchmark(plan, engines, verifications, steps)
-        choice = choose([record_candidate(candidate, verifications, measured) for candidate in candidates])
-        finished = _finish(plan, choice, candidates, engines, verifications, workdir / "version", steps)
-        return _publish(plan, choice, passes, finished, workdir, steps)
+        if replay is not None:
+            replay.check_inputs(plan)
+        rewritten = _rewrite(plan, steps)
+        source = _save_source(plan, workdir)
+        runner = _runner(plan, rewritten.graph, source, workdir, steps)
+        stack.callback(runner.bench.source.close)
+        searched = _search(plan, runner, replay, steps)
+        records = [_source_record(plan, source.path), *(one.record for one in searched.tried)]
+        accepted_candidates(records)
+        finalists = _benchmark(plan, runner, source, searched, stack, steps)
+        choice = _choose(plan, records, finalists, replay)
+        contents = Contents(plan, rewritten.graph, rewritten.passes, searched, choice, finalists, runner, source)
+        evidence = publish_version(contents, workdir, steps, replay)
+    return Published(evidence, recipe.repository / recipe.name / str(evidence.version))
 
 
 def _plan(recipe: Recipe, workdir: Path, steps: Steps) -> Plan:
@@ -67,138 +97,135 @@ def _plan(recipe: Recipe, workdir: Path, steps: Steps) -> Plan:
         step.note = f"{recipe.model}: {plan.graph.node_count} nodes, opset {plan.graph.opset}"
     if plan.data is not None:
         with steps.step("data") as step:
-            step.note = str(plan.data)
+            step.note = f"made up, because there is none: {plan.data}" if plan.is_random else str(plan.data)
+            warnings = lint_warnings(plan)
+        for warning in warnings:
+            steps.warn(warning)
     return plan
 
 
-def _make_candidates(plan: Plan, workdir: Path, steps: Steps) -> tuple[tuple[Candidate, ...], tuple[PassRecord, ...]]:
+def _rewrite(plan: Plan, steps: Steps) -> _Rewritten:
     with steps.step("rewrite") as step:
         feeds = [sample_feeds(plan.graph, plan.data, rows, plan.recipe.seed) for rows in _REWRITE_ROWS]
-        rewritten, passes = rewrite(plan.graph, feeds, lambda _, done, total: step.advance(done, total))
-        step.note = _rewrite_note(plan.graph.node_count, rewritten.node_count, passes)
-    with steps.step("candidates") as step:
-        candidates = (
-            source_candidate(plan.graph, workdir),
-            rewritten_candidate(rewritten, workdir),
-            int8_candidate(rewritten, plan.data, workdir),
+        graph, passes = rewrite(plan.graph, feeds, lambda _, done, total: step.advance(done, total))
+        dropped = [record.name for record in passes if record.outcome == "dropped"]
+        step.note = f"{plan.graph.node_count} nodes became {graph.node_count}" + (
+            f"; dropped: {', '.join(dropped)}" if dropped else ""
         )
-        step.note = ", ".join(
-            f"{candidate.name} declined ({candidate.declined})" if candidate.declined else candidate.name
-            for candidate in candidates
-        )
-    return candidates, passes
+    return _Rewritten(named_graph(graph), passes)
 
 
-def _rewrite_note(before: int, after: int, passes: tuple[PassRecord, ...]) -> str:
-    dropped = [record.name for record in passes if record.outcome == "dropped"]
-    return f"{before} nodes became {after}" + (f"; dropped: {', '.join(dropped)}" if dropped else "")
+def _save_source(plan: Plan, workdir: Path) -> Artifact:
+    path = workdir / SOURCE / MODEL_FILE
+    path.parent.mkdir()
+    plan.graph.save(path)
+    return Artifact(path, "onnxruntime", "f32", _provider(plan))
 
 
-def _open_engines(
-    candidates: tuple[Candidate, ...], stack: ExitStack
-) -> tuple[dict[str, Engine], dict[str, Verification]]:
-    """Open what can be opened; a candidate that cannot has failed, and only the source must."""
-    engines: dict[str, Engine] = {}
-    failures: dict[str, Verification] = {}
-    for candidate in candidates:
-        if candidate.path is None:
-            continue
-        try:
-            engine = OnnxRuntimeEngine(candidate.path, threads_per_instance(1))
-        except EngineFailed as problem:
-            if candidate.name == SOURCE:
-                raise
-            failures[candidate.name] = failed(str(problem))
-            continue
-        stack.callback(engine.close)
-        engines[candidate.name] = engine
-    return engines, failures
+def _provider(plan: Plan) -> str:
+    """The graphics card is measured on where it is the target and is here."""
+    target = plan.recipe.machine
+    return CUDA_PROVIDER if target.is_gpu and target.is_host else CPU_PROVIDER
 
 
-def _verify(
-    plan: Plan, candidates: tuple[Candidate, ...], engines: Mapping[str, Engine], steps: Steps
-) -> dict[str, Verification]:
-    judge = Judge(plan.metric, plan.recipe.tolerance, plan.config.max_batch_size > 1, plan.recipe.seed)
-    precisions = {candidate.name: candidate.precision for candidate in candidates}
-    contenders = {name: (engine, precisions[name]) for name, engine in engines.items() if name != SOURCE}
-    with steps.step("verify") as step:
-        verifications = verify(engines[SOURCE], contenders, _judged_batches(plan, step), judge)
-        accepted = [name for name, found in verifications.items() if found.is_accepted]
-        rule = f"inside the tolerance of {judge.tolerance}" if judge.metric else "equal to the source up to rounding"
-        step.note = f"{rule}: {', '.join(accepted) or 'none'}"
-    return verifications
+def _runner(plan: Plan, rewritten: Graph, source: Artifact, workdir: Path, steps: Steps) -> TrialRunner:
+    recipe = plan.recipe
+    cache = TrialCache(recipe.cache or Path(tempfile.mkdtemp(dir=workdir)))
+    feeds = {size: sample_feeds(plan.graph, plan.data, size, recipe.seed) for size in plan.quick_sizes}
+    threads = threads_per_instance(1)
+    engine = open_artifact(source, threads)
+    with steps.step("reference") as step:
+        reference = Reference(engine, lambda: _judged_batches(plan), _judge(plan), workdir)
+        step.note = f"the original answered {reference.rows} rows"
+    bench = Bench(engine, feeds, threads, source.provider, recipe.machine.is_host, recipe.seed)
+    workshop = Workshop(rewritten, _calibration_rows(plan), workdir, cache.states)
+    return TrialRunner(workshop, reference, bench, cache, trial_context(plan, rewritten), precision_of(rewritten))
 
 
-def _judged_batches(plan: Plan, step: Step) -> Iterator[Batch]:
+def _judge(plan: Plan) -> Judge:
+    is_batched = plan.config.max_batch_size > 1
+    return Judge(plan.metric, plan.recipe.tolerance, is_batched, plan.recipe.seed, plan.recipe.allow_batch_variance)
+
+
+def _judged_batches(plan: Plan) -> Iterator[Batch]:
     """The validation split, or a few synthetic rows where there is no data."""
-    if plan.data is None:
-        yield Batch(
-            synthetic_feeds(plan.graph.inputs, _VERIFY_ROWS, plan.graph.batch_axis_open, plan.recipe.seed), None, 1
-        )
-        return
-    done = 0
-    for batch in plan.data.batches("validation", _VERIFY_ROWS):
-        yield batch
-        done += batch.rows
-        step.advance(done, plan.data.rows["validation"])
+    if plan.data is not None:
+        return plan.data.batches("validation", _VERIFY_ROWS)
+    feeds = synthetic_feeds(plan.graph.inputs, _VERIFY_ROWS, plan.graph.batch_axis_open, plan.recipe.seed)
+    return iter([Batch(feeds, None, 1)])
+
+
+def _calibration_rows(plan: Plan) -> CalibrationRows | None:
+    split = calibration_split(plan.data) if plan.data is not None else None
+    if plan.data is None or split is None:
+        return None
+    data = plan.data
+
+    def read() -> Iterator[Tensors]:
+        return (batch.feeds for batch in data.batches(split, _VERIFY_ROWS))
+
+    samples, rows = [], 0
+    for batch in data.batches(split, _SAMPLE_BATCH):
+        samples.append(batch.feeds)
+        rows += batch.rows
+        if rows >= _SAMPLE_ROWS:
+            break
+    return CalibrationRows(read, data.rows[split], samples)
+
+
+def _search(plan: Plan, runner: TrialRunner, replay: Replay | None, steps: Steps) -> Searched:
+    with steps.step("search") as step:
+        runner.on_trial = step.tell
+        if replay is not None:
+            searched = replayed(runner, replay)
+        else:
+            budget = budget_of(plan.recipe.budget_seconds)
+            searched = search(runner, plan.recipe, plan.config.max_batch_size > 1, budget)
+        step.note = _search_note(plan, searched, runner)
+    return searched
+
+
+def _search_note(plan: Plan, searched: Searched, runner: TrialRunner) -> str:
+    counts = {verdict: sum(one.record.verdict == verdict for one in searched.tried) for verdict in _VERDICTS}
+    words = [f"{count} {verdict}" for verdict, count in counts.items() if count]
+    note = f"{len(searched.tried)} trials: {', '.join(words)}"
+    if runner.cache_hits:
+        note += f"; {runner.cache_hits} from the cache"
+    return note if searched.is_complete else f"{note}; ended by the budget of {plan.recipe.budget}"
+
+
+_VERDICTS = ("accepted", "rejected", "failed", "declined")
 
 
 def _benchmark(
-    plan: Plan, engines: Mapping[str, Engine], verifications: Mapping[str, Verification], steps: Steps
-) -> Benchmark:
-    """Measure what runs; a candidate that was rejected too, so that the price of the tolerance is known."""
-    runners = {name: engine for name, engine in engines.items() if name == SOURCE or not verifications[name].has_failed}
-    recipe = plan.recipe
-    feeds = {size: sample_feeds(plan.graph, plan.data, size, recipe.seed) for size in plan.batch_sizes}
+    plan: Plan, runner: TrialRunner, source: Artifact, searched: Searched, stack: ExitStack, steps: Steps
+) -> Finalists:
+    picked = pick_finalists(searched.tried, value_of(plan.recipe.objective))
+    feeds = {size: sample_feeds(plan.graph, plan.data, size, plan.recipe.seed) for size in plan.batch_sizes}
     with steps.step("benchmark") as step:
-        measured = benchmark(
-            runners, feeds, Schedule(plan.batch_sizes, recipe.benchmark_seconds, recipe.seed), step.advance
-        )
+        found = measure_finalists(plan, runner, source, picked, feeds, stack, step.advance)
         sizes = " ".join(map(str, plan.batch_sizes))
-        step.note = f"{measured.rounds} rounds, {threads_per_instance(1)} threads, batch {sizes}"
-    return measured
+        rounds = f"{found.measured.rounds} rounds" if found.measured else "not measured: another machine is the target"
+        step.note = f"{len(picked)} finalists, {rounds}, {runner.bench.threads} threads, batch {sizes}"
+    return found
 
 
-def _finish(
-    plan: Plan,
-    choice: Choice,
-    candidates: tuple[Candidate, ...],
-    engines: Mapping[str, Engine],
-    verifications: Mapping[str, Verification],
-    files: Path,
-    steps: Steps,
-) -> Finished:
-    """Lay the version's files out and score the test split, which nothing has read so far."""
-    by_name = {candidate.name: candidate for candidate in candidates}
-    chosen, fallback = by_name[choice.chosen], by_name[fallback_name(choice)]
-    files.mkdir()
-    place(chosen, files / "model.onnx")
-    place(fallback, files / "fallback.onnx")
-    with steps.step("test") as step:
-        test = None
-        if plan.data is not None and plan.metric is not None:
-            batches = plan.data.batches("test", _VERIFY_ROWS)
-            test = score_test(engines[SOURCE], engines[chosen.name], batches, plan.metric)
-        step.note = f"{test.rows} rows, scored once" if test else "no test rows"
-    is_synthetic = plan.data is None or plan.recipe.golden == "synthetic"
-    rows = min(GOLDEN_ROWS, max(1, plan.config.max_batch_size))
-    feeds = sample_feeds(plan.graph, None if is_synthetic else plan.data, rows, plan.recipe.seed)
-    measured = verifications[chosen.name].distance.largest if chosen.name in verifications else 0.0
-    golden = write_golden(files, feeds, engines[SOURCE], engines[chosen.name], chosen.precision, measured, is_synthetic)
-    return Finished(chosen, fallback, test, golden, files)
+def _choose(plan: Plan, records: Sequence[CandidateRecord], finalists: Finalists, replay: Replay | None) -> Choice:
+    recipe = plan.recipe
+    batches = (recipe.serving_batch,) if recipe.serving_batch else ()
+    measured = with_measurements(records, finalists, recipe.objective, batches)
+    if replay is not None:
+        return replay.choice(measured)
+    rule = Rule(recipe.objective, recipe.precision, recipe.engine, recipe.machine.is_host)
+    return choose(measured, rule)
 
 
-def _publish(
-    plan: Plan, choice: Choice, passes: tuple[PassRecord, ...], finished: Finished, workdir: Path, steps: Steps
-) -> Published:
-    with steps.step("publish") as step:
-        evidence = publish(
-            plan.recipe.repository,
-            plan.config,
-            finished.files,
-            workdir,
-            lambda version: make_evidence(plan, choice, passes, finished, version),
-        )
-        directory = plan.recipe.repository / plan.recipe.name / str(evidence.version)
-        step.note = str(directory)
-    return Published(evidence, directory)
+def _source_record(plan: Plan, path: Path) -> CandidateRecord:
+    return CandidateRecord(
+        name=SOURCE,
+        precision=precision_of(plan.graph),
+        stage=SOURCE,
+        size_bytes=sum(file.stat().st_size for file in path.parent.iterdir()),
+        verdict="accepted",
+        reason="the original",
+    )

@@ -10,6 +10,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import digest
 from enginehouse.tensor import TensorSpec
 from optimizer.data.dataset import DataSet, open_data
+from optimizer.data.random_data import random_data
 from optimizer.evaluate.benchmark import BATCH_SIZES
 from optimizer.evaluate.metrics import Metric, metric_from_name
 from optimizer.graph.graph import Graph
@@ -34,6 +35,8 @@ class Plan:
         config: what `config.pbtxt` says, or will say.
         version: the next free number; another build may take it first.
         batch_sizes: what is measured.
+        quick_sizes: what a trial of the search is measured at.
+        is_random: the data is made up.
     """
 
     recipe: Recipe
@@ -44,6 +47,8 @@ class Plan:
     config: ModelConfig
     version: int
     batch_sizes: tuple[int, ...]
+    quick_sizes: tuple[int, ...]
+    is_random: bool
 
 
 def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
@@ -64,6 +69,8 @@ def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
     config = _config(recipe, graph)
     check_config(recipe.repository / recipe.name, config)
     data = _data(recipe, graph, None if is_dry_run else workdir)
+    sizes = _batch_sizes(recipe, graph, config)
+    _check_target(recipe)
     return Plan(
         recipe=recipe,
         source=_source(recipe.model),
@@ -72,7 +79,9 @@ def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
         metric=_metric(recipe, graph, data),
         config=config,
         version=next_version(recipe.repository / recipe.name),
-        batch_sizes=_batch_sizes(graph, config),
+        batch_sizes=sizes,
+        quick_sizes=(recipe.serving_batch,) if recipe.serving_batch else tuple(dict.fromkeys((1, min(8, sizes[-1])))),
+        is_random=data is not None and recipe.data is None,
     )
 
 
@@ -97,7 +106,11 @@ def _config(recipe: Recipe, graph: Graph) -> ModelConfig:
 
 def _data(recipe: Recipe, graph: Graph, workdir: Path | None) -> DataSet | None:
     if recipe.data is None:
+        if recipe.random_calibration and workdir is not None:
+            return random_data(graph.inputs, graph.batch_axis_open, recipe.seed, workdir)
         return None
+    if recipe.random_calibration:
+        raise InvalidInput("--random-calibration is for models without data, and --data was given. Leave one out.")
     data = open_data(recipe.data, graph.inputs, graph.batch_axis_open, recipe.seed, workdir)
     if data is not None and not data.rows["validation"]:
         raise InvalidInput(
@@ -120,7 +133,20 @@ def _row_spec(output: TensorSpec, is_whole: bool) -> TensorSpec:
     return replace(output, shape=(-1, *output.shape)) if is_whole else output
 
 
-def _batch_sizes(graph: Graph, config: ModelConfig) -> tuple[int, ...]:
-    if not graph.batch_axis_open:
-        return (1,)
-    return tuple(size for size in BATCH_SIZES if size <= config.max_batch_size)
+def _batch_sizes(recipe: Recipe, graph: Graph, config: ModelConfig) -> tuple[int, ...]:
+    largest = config.max_batch_size if graph.batch_axis_open else 1
+    serving = recipe.serving_batch or 1
+    if serving > largest:
+        raise InvalidInput(
+            f"--serving-batch is {serving}, and the model is published for batches of at most {largest}. "
+            "Raise --max-batch-size, or name a smaller one."
+        )
+    return tuple(sorted({serving, *(size for size in BATCH_SIZES if size <= largest)}))
+
+
+def _check_target(recipe: Recipe) -> None:
+    if recipe.engine.startswith("tensorrt") and not recipe.machine.is_gpu:
+        raise InvalidInput(
+            f"--engine {recipe.engine} builds plans for one kind of GPU, and --target is {recipe.target}. "
+            "Name the GPU's compute capability, such as --target sm_89."
+        )

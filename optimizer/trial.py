@@ -19,6 +19,9 @@ Scheme = Literal["u8s8", "u8s7", "s8s8"]
 # `per_tensor` takes for each tensor the one that harms the outputs least.
 Calibrator = Literal["minmax", "percentile", "entropy", "mse", "per_tensor"]
 
+# What OpenVINO computes float layers in; it is always told, because by itself it takes BF16 where the CPU can.
+Hint = Literal["f32", "bf16", "f16"]
+
 # In the order in which they are applied.
 RepairName = Literal["equalization", "smooth_quant", "adaptive_rounding", "bias_correction"]
 
@@ -33,6 +36,7 @@ class Trial(BaseModel):
         scheme: of static INT8; None where there is none.
         calibrator: chooses the range of each activation of static INT8.
         repairs: what is done to the float graph so that it bears its precision better.
+        hint: precision of OpenVINO's float layers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +47,7 @@ class Trial(BaseModel):
     scheme: Scheme | None = None
     calibrator: Calibrator = "minmax"
     repairs: tuple[RepairName, ...] = ()
+    hint: Hint = "f32"
 
     def key(self, context: Mapping[str, Any]) -> str:
         """Content address: SHA-256 of the trial and of what it is made from and with, in hex."""
@@ -51,3 +56,17 @@ class Trial(BaseModel):
 
     def precision_of(self, layer: str) -> Precision:
         return self.layers.get(layer, self.precision)
+
+    def __str__(self) -> str:
+        """Its name in tables: `int8`, `openvino int8 s8s8 + bf16, bias_correction, 3 layers fp32`."""
+        words = [] if self.engine == "onnxruntime" else [self.engine]
+        words.append(self.precision)
+        if self.engine == "openvino" and self.scheme:
+            words.append(self.scheme)
+        if self.hint != "f32" and self.hint != self.precision:
+            words.append(f"+ {self.hint}")
+        details = [self.calibrator] if self.calibrator != "minmax" else []
+        details += self.repairs
+        if self.layers:
+            details.append(f"{len(self.layers)} layers {'/'.join(sorted(set(self.layers.values())))}")
+        return ", ".join([" ".join(words), *details])

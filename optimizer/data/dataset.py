@@ -4,6 +4,7 @@ Arrays are named `<split>/<input name>` and `<split>/label`; arrays without a sp
 beyond the batch being read, so the data may be larger than memory.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,6 +48,16 @@ class DataSet:
         self.rows = self._count_rows(groups)
         if not sum(self.rows.values()):
             raise InvalidInput(f"the data in {_names(paths)} is empty: 0 rows found, at least one per split expected.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all rows and of how they are split, in hex; how the files store them does not matter."""
+        state = hashlib.sha256(f"{self.is_split_here} {self._seed}".encode())
+        for file in self._files:
+            for name, column in file.columns.items():
+                state.update(f"{name} {column.dtype} {column.shape}".encode())
+                for chunk in file.chunks([name], _chunk_rows(file, [name])):
+                    state.update(chunk[name].tobytes())
+        return state.hexdigest()
 
     def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
         """Read a split from the beginning, in order; a split that is not there gives nothing.

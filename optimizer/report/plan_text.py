@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from enginehouse.tensor import TensorSpec
-from optimizer.candidates import int8_refusal, precision_of
 from optimizer.plan import Plan
 from optimizer.report.table import size_text
+from optimizer.search.whole_model import whole_model_trials
 
 
 def plan_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -21,7 +21,7 @@ def plan_rows(plan: Plan) -> list[tuple[str, str]]:
         ("", f"inputs {specs_text(graph.inputs)}; outputs {specs_text(graph.outputs)}"),
         ("data", _data_text(plan)),
         ("rewrite", "each pass is checked for equal outputs, and dropped if it changes them"),
-        ("candidates", f"source, {precision_of(graph)}, {_int8_text(plan)}"),
+        ("search", _search_text(plan)),
         ("verify", f"by {judged}, drop at most {recipe.tolerance}"),
         ("benchmark", f"batch {sizes}; {recipe.benchmark_seconds:g} s each"),
         ("publish", f"{recipe.repository / recipe.name / str(plan.version)}, golden samples: {recipe.golden}"),
@@ -40,8 +40,8 @@ def _data_text(plan: Plan) -> str:
     return "none: seeded synthetic rows, so outputs are compared and no metric is"
 
 
-def _int8_text(plan: Plan) -> str:
-    if plan.data is None and plan.recipe.data is not None:
-        return "int8"
-    refusal = int8_refusal(plan.graph, plan.data)
-    return f"int8 declined ({refusal})" if refusal else "int8"
+def _search_text(plan: Plan) -> str:
+    """The trials that the search begins with; which of them apply is only known once they are made."""
+    trials = whole_model_trials(plan.graph, plan.recipe, plan.config.max_batch_size > 1)
+    budget = f", within {plan.recipe.budget}" if plan.recipe.budget else ""
+    return f"{'; '.join(map(str, trials))}{budget}; then repairs and layers where they may pay"

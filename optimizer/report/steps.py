@@ -18,6 +18,10 @@ class Step:
         self._progress = progress
         self._task = progress.add_task(name, total=None)
 
+    def tell(self, what: str) -> None:
+        """Show what the step is at, beside its bar."""
+        self._progress.update(self._task, description=what)
+
     def advance(self, done: int, total: int | None = None) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=done, total=total)
@@ -40,6 +44,10 @@ class Steps:
         self._console.print(
             f"{name:<{_NAME_WIDTH}} {seconds:>7}  {step.note}", highlight=False, markup=False, soft_wrap=True
         )
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know and no step fails for."""
+        self._console.print(f"{'warning':<{_NAME_WIDTH}} {'':>7}  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _bar(self) -> Progress:
         return Progress(

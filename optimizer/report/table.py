@@ -11,7 +11,7 @@ from rich.text import Text
 
 from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord, TestScore
 from optimizer.evaluate.metrics import score_text
-from optimizer.search import SOURCE
+from optimizer.search.tried import SOURCE
 
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
 _SHOWN_BATCHES = (1, 8)

@@ -1,0 +1,79 @@
+"""Explain the published engine: layer by layer, and where its ranges come from."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from enginehouse.evidence import CalibrationRecord, EngineProof, LayerRecord
+from optimizer.data.lint import lint
+from optimizer.data.samples import calibration_split
+from optimizer.graph.graph import Graph
+from optimizer.graph.layers import Layer, layers_of
+from optimizer.plan import Plan
+from optimizer.search.layer_facts import LayerFacts
+from optimizer.search.tried import Tried
+
+
+def layer_records(graph: Graph, chosen: Tried, facts: Sequence[LayerFacts]) -> tuple[LayerRecord, ...]:
+    """One record for each layer of the rewritten graph."""
+    known = {fact.layer.name: fact for fact in facts}
+    precisions = _precisions(chosen.proof)
+    return tuple(_record(layer, chosen, known.get(layer.name), precisions) for layer in layers_of(graph))
+
+
+def calibration_record(plan: Plan, chosen: Tried) -> CalibrationRecord | None:
+    """Where the ranges come from; None for an engine without any."""
+    if chosen.calibration is None or plan.data is None:
+        return None
+    rows, available, has_converged = chosen.calibration
+    counts = Counter(calibrator for _, _, calibrator in chosen.ranges.values())
+    return CalibrationRecord(
+        split=calibration_split(plan.data) or "",
+        rows=rows,
+        rows_available=available,
+        has_converged=has_converged,
+        is_random=plan.is_random,
+        calibrators=dict(sorted(counts.items())),
+        ranges={name: (low, high) for name, (low, high, _) in sorted(chosen.ranges.items())},
+        warnings=lint_warnings(plan),
+    )
+
+
+def lint_warnings(plan: Plan) -> tuple[str, ...]:
+    """What the rows look like; made-up rows need no lint to be mistrusted."""
+    if plan.data is None or plan.is_random:
+        return ()
+    output = plan.graph.outputs[0]
+    classes = output.shape[1] if plan.metric and plan.metric.name == "top1" and len(output.shape) == 2 else None
+    return lint(plan.data, calibration_split(plan.data) or "validation", classes if classes and classes > 1 else None)
+
+
+def _record(layer: Layer, chosen: Tried, fact: LayerFacts | None, precisions: Mapping[str, str]) -> LayerRecord:
+    wanted = chosen.trial.precision_of(layer.name)
+    found = precisions.get(layer.name, wanted)
+    sensitivity = fact.sensitivity if fact else None
+    return LayerRecord(
+        name=layer.name,
+        operator=layer.operator,
+        precision=found,
+        sensitivity=sensitivity if sensitivity is None or sensitivity < float("inf") else None,
+        time_ms=fact.time_ms if fact else None,
+        saved_ms=fact.saved_ms if fact else None,
+        reason=_reason(layer, chosen, fact, found),
+    )
+
+
+def _reason(layer: Layer, chosen: Tried, fact: LayerFacts | None, found: str) -> str:
+    if layer.name in chosen.trial.layers:
+        error = f": lowered alone it changes the outputs by {fact.sensitivity:.2g}" if fact and fact.sensitivity else ""
+        return f"kept in {chosen.trial.layers[layer.name]} by the search{error}"
+    kept = chosen.proof.kept.get(layer.name) if chosen.proof else None
+    if kept:
+        return kept
+    if found == "fp32" and chosen.trial.precision != "fp32":
+        return f"{layer.operator} has no {chosen.trial.precision} form here"
+    return "as the source" if chosen.trial.precision == "fp32" else "inside the tolerance"
+
+
+def _precisions(proof: EngineProof | None) -> dict[str, str]:
+    """What the engine says it computes each ONNX node in."""
+    return {node: layer.precision for layer in (proof.layers if proof else ()) for node in layer.source_nodes}
