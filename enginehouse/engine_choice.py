@@ -34,10 +34,11 @@ InstalledVersion = Callable[[str], str | None]
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """An engine that does not serve here, and why."""
+    """An engine that does not serve here, and why; `can_run` where it is only not the best."""
 
     file: str
     reason: str
+    can_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ def choose_engine(
             "Install a library that one of them needs, or build the version for this machine."
         )
     best, *others = ranking.valid
-    beaten = tuple(PassedOver(record.file, _why_behind(record, best, evidence, hardware)) for record in others)
+    beaten = tuple(
+        PassedOver(record.file, _why_behind(record, best, evidence, hardware), can_run=True) for record in others
+    )
     return Choice(best, beaten + ranking.invalid)
 
 

@@ -13,6 +13,9 @@ CONFIG_FILE = "config.pbtxt"
 _VERSION_NAME = re.compile(r"[1-9][0-9]{0,17}")
 _CHUNK_BYTES = 1 << 20
 
+# Before the number, not after it: Triton reads a directory called `2.anything` as version 2.
+WITHDRAWN_PREFIX = "withdrawn."
+
 
 class Repository:
     """A directory of models in Triton's layout. Names that begin with a dot are nobody's model."""
@@ -21,7 +24,7 @@ class Repository:
         self.root = root
 
     def model_names(self) -> list[str]:
-        """List the models: every directory that holds a configuration or a version.
+        """List the models: every directory that holds a configuration or a version, unless all were withdrawn.
 
         Raises:
             NotFound: the repository itself is not there.
@@ -41,6 +44,13 @@ class Repository:
         """List a model's version numbers, oldest first; other directories are not versions."""
         return sorted(_version_numbers(self.model_directory(name)))
 
+    def withdrawn_versions(self, name: str) -> list[int]:
+        """List the numbers of a model's versions that were taken out of service, oldest first."""
+        path = self.root / name
+        if path.parent != self.root or not path.is_dir():
+            raise NotFound(f"model '{name}' is not in {self.root}.")
+        return sorted(_version_numbers(path, WITHDRAWN_PREFIX))
+
     def version_directory(self, name: str, version: int) -> Path:
         """Find a version; raises `NotFound`."""
         path = self.model_directory(name) / str(version)
@@ -52,16 +62,19 @@ class Repository:
         try:
             if path.name.startswith(".") or not path.is_dir():
                 return False
-            return (path / CONFIG_FILE).is_file() or any(_version_numbers(path))
+            if any(_version_numbers(path)):
+                return True
+            return (path / CONFIG_FILE).is_file() and not any(_version_numbers(path, WITHDRAWN_PREFIX))
         except OSError:
             # A name longer than any file's, or a directory that may not be read.
             return False
 
 
-def _version_numbers(model_directory: Path) -> Iterator[int]:
+def _version_numbers(model_directory: Path, prefix: str = "") -> Iterator[int]:
     for path in model_directory.iterdir():
-        if _VERSION_NAME.fullmatch(path.name) and path.is_dir():
-            yield int(path.name)
+        number = path.name.removeprefix(prefix)
+        if path.name == prefix + number and _VERSION_NAME.fullmatch(number) and path.is_dir():
+            yield int(number)
 
 
 def digest(path: Path) -> str:

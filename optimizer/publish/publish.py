@@ -1,7 +1,5 @@
 """Publish a version by ONE rename: it is either there, complete and on disk, or it is not there at all."""
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +7,12 @@ from enginehouse.errors import AlreadyExists
 from enginehouse.evidence import EVIDENCE_FILE, Evidence, write_evidence
 from enginehouse.model_config import CONFIG_FILE, differences, read_config, text_from_config
 from enginehouse.proto.model_config_pb2 import ModelConfig
-from enginehouse.repository import digest
+from enginehouse.repository import WITHDRAWN_PREFIX, digest
+from optimizer.publish.durable import flush, flush_folder, rename
 from optimizer.publish.staging import repository_lock
 
 # What clients rely on. The rest of a configuration (instances, batching, policy) is the operator's to edit.
 _CONTRACT = ("name", "platform", "max_batch_size", "input", "output")
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 
 
 def publish(
@@ -43,7 +41,7 @@ def publish(
         while True:
             evidence = make_evidence(version).model_copy(update={"files": digests})
             write_evidence(evidence, files)
-            _flush_folder(files)
+            flush_folder(files)
             if _rename_into_place(repository, config, files, workdir, version):
                 return evidence
             (files / EVIDENCE_FILE).unlink()
@@ -51,10 +49,11 @@ def publish(
 
 
 def next_version(model_directory: Path) -> int:
-    """One more than the highest number in use, by a version or by anything else."""
+    """One more than the highest number in use, by a version, a withdrawn one or anything else."""
     if not model_directory.is_dir():
         return 1
-    return 1 + max((int(path.name) for path in model_directory.iterdir() if path.name.isdecimal()), default=0)
+    numbers = (path.name.removeprefix(WITHDRAWN_PREFIX) for path in model_directory.iterdir())
+    return 1 + max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def check_config(model_directory: Path, config: ModelConfig) -> None:
@@ -95,7 +94,7 @@ def _rename_into_place(repository: Path, config: ModelConfig, files: Path, workd
         return _rename_model(model_directory, config, files, workdir, version)
     if not (model_directory / CONFIG_FILE).is_file():
         _write_config(model_directory, config, workdir)
-    return _rename(files, model_directory / str(version))
+    return rename(files, model_directory / str(version))
 
 
 def _rename_model(model_directory: Path, config: ModelConfig, files: Path, workdir: Path, version: int) -> bool:
@@ -104,8 +103,8 @@ def _rename_model(model_directory: Path, config: ModelConfig, files: Path, workd
     staged.mkdir()
     _write_config(staged, config, workdir)
     files.rename(staged / str(version))
-    _flush_folder(staged)
-    if _rename(staged, model_directory):
+    flush_folder(staged)
+    if rename(staged, model_directory):
         return True
     (staged / str(version)).rename(files)
     (staged / CONFIG_FILE).unlink()
@@ -113,36 +112,10 @@ def _rename_model(model_directory: Path, config: ModelConfig, files: Path, workd
     return False
 
 
-def _rename(path: Path, target: Path) -> bool:
-    try:
-        path.rename(target)
-    except OSError as problem:
-        if problem.errno in _TAKEN:
-            return False
-        raise
-    _flush(target.parent)
-    return True
-
-
 def _write_config(directory: Path, config: ModelConfig, workdir: Path) -> None:
     """Write beside and rename, so that nobody reads half a configuration."""
     path = workdir / CONFIG_FILE
     path.write_text(text_from_config(config))
-    _flush(path)
+    flush(path)
     path.rename(directory / CONFIG_FILE)
-    _flush(directory)
-
-
-def _flush_folder(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        _flush(path)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(directory)

@@ -1,40 +1,48 @@
-from optimizer.candidates import Candidate
-from optimizer.evaluate.distance import OutputDistance
-from optimizer.evaluate.verify import Verification, failed
-from optimizer.search import Choice
-from optimizer.version_record import fallback_name, record_candidate
+from importlib import metadata
+from pathlib import Path
 
-DECLINED = Candidate("int8", "int8", None, "give --data")
-RUN = Candidate("int8", "int8", None)
-
-
-def test_a_declined_candidate_has_a_reason_and_no_size() -> None:
-    record = record_candidate(DECLINED, {})
-    assert (record.verdict, record.reason, record.size_bytes) == ("declined", "give --data", None)
+from enginehouse.evidence import Evidence, Golden, LayerRecord, RepairRecord
+from enginehouse.hardware import this_hardware
+from optimizer.plan import Plan, plan_build
+from optimizer.recipe import recipe_from_options
+from optimizer.version_record import installed_libraries, make_evidence
+from tests.enginehouse.conftest import make_record
 
 
-def test_a_failed_candidate_says_what_the_library_said() -> None:
-    record = record_candidate(RUN, {"int8": failed("no kernel")})
-    assert (record.verdict, record.reason) == ("failed", "no kernel")
+def small_plan(model: Path, tmp_path: Path) -> Plan:
+    recipe = recipe_from_options(model=model, name="small", repository=tmp_path / "repository")
+    (tmp_path / "work").mkdir()
+    return plan_build(recipe, tmp_path / "work", is_dry_run=True)
 
 
-def test_an_infinite_difference_is_left_out_because_json_has_none() -> None:
-    distance = OutputDistance()
-    distance.largest = float("inf")
-    record = record_candidate(RUN, {"int8": Verification(False, "not finite", None, distance, None)})
-    assert (record.verdict, record.max_abs_difference) == ("rejected", None)
+def test_the_evidence_holds_what_the_build_says_and_what_the_machine_is(small_model: Path, tmp_path: Path) -> None:
+    plan = small_plan(small_model, tmp_path)
+    layers = [LayerRecord(name="hidden", operator="MatMul", precision="int8")]
+    repairs = [RepairRecord(name="equalization", drop_before=0.2, drop_after=0.1)]
+    engines = [make_record(), make_record("fallback.onnx", "fallback")]
+    evidence = make_evidence(
+        plan,
+        7,
+        passes=(),
+        candidates=(),
+        chosen="int8",
+        reason="the fastest",
+        engines=engines,
+        golden=Golden(rows=2, synthetic=True),
+        layers=layers,
+        repairs=repairs,
+        serving_batch=8,
+    )
+    assert (evidence.model, evidence.version, evidence.chosen, evidence.serving_batch) == ("small", 7, "int8", 8)
+    assert (evidence.layers, evidence.repairs, evidence.engines) == (tuple(layers), tuple(repairs), tuple(engines))
+    assert evidence.source.sha256 == plan.source.sha256
+    assert evidence.recipe["name"] == "small"
+    assert evidence.hardware == this_hardware()
+    assert evidence.files == {}
+    assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
 
 
-def choice(fp32_verdict: str) -> Choice:
-    base = record_candidate(DECLINED, {})
-    records = [
-        base.model_copy(update={"name": "source", "verdict": "accepted"}),
-        base.model_copy(update={"name": "fp32", "verdict": fp32_verdict}),
-        base.model_copy(update={"name": "int8", "verdict": "chosen"}),
-    ]
-    return Choice("int8", "", tuple(records))
-
-
-def test_the_fallback_is_the_rewritten_graph_unless_it_was_rejected() -> None:
-    assert fallback_name(choice("accepted")) == "fp32"
-    assert fallback_name(choice("rejected")) == "source"
+def test_the_libraries_are_those_that_are_installed() -> None:
+    found = installed_libraries()
+    assert found["onnxruntime"] == metadata.version("onnxruntime")
+    assert "tensorrt" not in found

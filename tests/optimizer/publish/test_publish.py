@@ -15,6 +15,7 @@ from enginehouse.tensor import TensorSpec
 from optimizer.publish import publish as publishing
 from optimizer.publish.publish import check_config, next_version, publish
 from optimizer.publish.staging import staging
+from optimizer.publish.withdrawal import withdraw
 
 X = TensorSpec("x", DTYPES["FP32"], (-1, 4))
 Y = TensorSpec("y", DTYPES["FP32"], (-1, 3))
@@ -26,7 +27,7 @@ def config(max_batch_size: int = 32, outputs: tuple[TensorSpec, ...] = (Y,)) -> 
 
 def evidence(version: int) -> Evidence:
     return Evidence(
-        schema_version=1,
+        schema_version=2,
         model="small",
         version=version,
         created_at="2026-01-01T00:00:00+00:00",
@@ -38,7 +39,7 @@ def evidence(version: int) -> Evidence:
         reason="",
         test=None,
         engines=(),
-        golden=Golden(rows=1, synthetic=True, original_atol=0, original_rtol=0, built_atol=0, built_rtol=0),
+        golden=Golden(rows=1, synthetic=True),
         threads=1,
         hardware=this_hardware(),
         libraries={},
@@ -82,6 +83,14 @@ def test_the_next_free_number_is_above_everything_that_is_there(tmp_path: Path) 
     assert next_version(tmp_path / "other") == 1
 
 
+def test_the_number_of_a_withdrawn_version_is_never_given_again(tmp_path: Path) -> None:
+    published(tmp_path)
+    published(tmp_path)
+    withdraw(tmp_path, "small", 2)
+    assert next_version(tmp_path / "small") == 3
+    assert published(tmp_path) == 3
+
+
 def test_a_number_that_someone_took_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published(tmp_path)
     monkeypatch.setattr(publishing, "next_version", lambda _: 1)
@@ -94,7 +103,7 @@ def test_a_number_that_someone_took_meanwhile_is_passed_over(tmp_path: Path, mon
 def test_a_model_that_someone_made_meanwhile_gets_the_next_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename: Callable[[Path, Path], bool] = publishing._rename
+    rename: Callable[[Path, Path], bool] = publishing.rename
     calls: list[Path] = []
 
     def race(path: Path, target: Path) -> bool:
@@ -104,7 +113,7 @@ def test_a_model_that_someone_made_meanwhile_gets_the_next_version(
         calls.append(target)
         return rename(path, target)
 
-    monkeypatch.setattr(publishing, "_rename", race)
+    monkeypatch.setattr(publishing, "rename", race)
     assert published(tmp_path) == 2
     assert [path.name for path in calls] == ["small", "2"]
 
@@ -145,7 +154,7 @@ def test_nothing_is_visible_before_the_rename(tmp_path: Path, monkeypatch: pytes
     def fail(*_: Any) -> bool:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(publishing, "_rename", fail)
+    monkeypatch.setattr(publishing, "rename", fail)
     with pytest.raises(OSError, match="the disk is full"):
         published(tmp_path)
     assert Repository(tmp_path).model_names() == []
