@@ -96,7 +96,9 @@ def _dims(name: str, facts: FloatFacts) -> tuple[int, ...]:
 
 
 def _is_between(node: NodeProto, half: set[str], facts: FloatFacts) -> bool:
-    """Whether every computed value that it takes is half already."""
+    """Whether every computed value that it takes is half already; a layer that was not named stays as it is."""
+    if node.op_type in COMPUTING and node.input[1] in facts.constants:
+        return False
     taken = [name for _, name in operands(node, facts) if name not in facts.constants]
     return bool(taken) and half.issuperset(taken)
 
