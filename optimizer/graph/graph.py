@@ -145,7 +145,15 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
         kind = value.type.WhichOneof("value") or "nothing"
         raise InvalidInput(f"'{value.name}' is of {kind.removesuffix('_type')} type; only tensors can be served.")
     tensor = value.type.tensor_type
-    return TensorSpec(value.name, dtype_from_onnx(tensor.elem_type), open_shape(tensor.shape.dim))
+    try:
+        dtype = dtype_from_onnx(tensor.elem_type)
+    except InvalidInput as problem:
+        names = {code: name for name, code in onnx.TensorProto.DataType.items()}
+        kind = names.get(tensor.elem_type, f"of element type {tensor.elem_type}")
+        raise InvalidInput(
+            f"'{value.name}' is {kind}, which no client can send or read; cast it inside the model."
+        ) from problem
+    return TensorSpec(value.name, dtype, open_shape(tensor.shape.dim))
 
 
 def _leading_dimension(value: onnx.ValueInfoProto) -> onnx.TensorShapeProto.Dimension | None:

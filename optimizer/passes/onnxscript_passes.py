@@ -14,6 +14,8 @@ from enginehouse.errors import MissingExtra
 from optimizer.graph.graph import Graph
 from optimizer.passes.rewrite_pass import Rewritten
 
+_OPSET_OF_ALLOWZERO = 14
+
 
 def optimize_with_onnxscript(graph: Graph) -> Rewritten:
     try:
@@ -34,9 +36,21 @@ def rewrite_with_onnxscript(graph: Graph) -> Rewritten:
 def _apply(graph: Graph, rewrite: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Rewritten:
     """The library renames and reorders what it does not change, so the nodes decide whether anything changed."""
     with _quiet("onnxscript"), _quiet("onnx_ir"):
-        result = Graph(rewrite(graph.copy()))
+        model = rewrite(graph.copy())
+    if graph.opset < _OPSET_OF_ALLOWZERO:
+        _remove_allowzero(model.graph)
+    result = Graph(model)
     changed = result.op_counts() != graph.op_counts() or result.parameter_count != graph.parameter_count
     return Rewritten(result if changed else graph, changed)
+
+
+def _remove_allowzero(graph: onnx.GraphProto) -> None:
+    """The rules write for the newest opset; without the attribute, a Reshape is what an older one calls it."""
+    for node in graph.node:
+        if node.op_type == "Reshape":
+            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 @contextmanager

@@ -39,6 +39,12 @@ def test_sequences_cannot_be_served() -> None:
         _ = graph.outputs
 
 
+def test_types_that_the_protocol_lacks_cannot_be_served() -> None:
+    graph = _graph("(float8e4m3fn[N,3] x) => (float[N,3] y) { y = Cast<to = 1>(x) }", opset=19)
+    with pytest.raises(InvalidInput, match="'x' is FLOAT8E4M3FN, which no client can send or read; cast it"):
+        _ = graph.inputs
+
+
 def test_counts_are_sorted_and_name_foreign_operators_with_their_domain() -> None:
     graph = _graph("(float[N] x) => (float[N] y) { a = com.microsoft.Gelu(x) b = Relu(a) c = Relu(b) y = Abs(c) }")
     assert list(graph.op_counts().items()) == [("Abs", 1), ("Relu", 2), ("com.microsoft.Gelu", 1)]

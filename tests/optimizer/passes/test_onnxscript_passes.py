@@ -24,3 +24,11 @@ def test_graph_without_anything_to_do_is_unchanged(plant: Callable[..., Graph]) 
         result = rewrite(graph)
         assert not result.changed
         assert result.graph is graph
+
+
+def test_rewriter_writes_for_the_opset_of_the_model(
+    plant: Callable[..., Graph], rewrites: Callable[..., Graph]
+) -> None:
+    text = "(float[2,3] x, float[6] z) => (float[2,3] y) { s = Shape(x) y = Reshape(z, s) }"
+    graph = plant(text, {}, opset=13)
+    assert rewrites(rewrite_with_onnxscript, graph, {"Constant": 1, "Reshape": 1}, 0).opset == 13
