@@ -73,7 +73,8 @@ class CandidateRecord(_Record):
     The source is in the list too: its reason is that it is the reference.
 
     Attributes:
-        stage: what step of the search asked for it: `source`, `recipe` (whole model), `repair`, `layers` or `requantize`.
+        stage: the step of the search that asked for it: `source`, `recipe` (whole model), `repair`, `layers`,
+            `requantize`.
         trial: everything that decides its bytes; empty for the source.
         memory_bytes: how much a process grows by loading and running it; None where it was not measured.
         latency: the curve; only those that reached the final, interleaved benchmark have one.

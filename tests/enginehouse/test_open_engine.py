@@ -13,6 +13,7 @@ from enginehouse.config_completion import FILE_OF_PLATFORM
 from enginehouse.errors import NotSupported
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.open_engine import ENGINES, open_engine
+from enginehouse.openvino_engine import OpenVinoEngine
 from tests.conftest import ROOT
 
 HEAVY = ("onnxruntime", "openvino", "tensorrt", "torch", "tensorflow")
@@ -79,3 +80,22 @@ tops = {{name.partition(".")[0] for name in sys.modules}}
 print(sorted(tops & {{"optimizer", "onnx", "onnxscript", "onnxslim", *{HEAVY!r}}}))
 """
     assert run_python(program) == "[]\n"
+
+
+def test_an_openvino_variant_computes_in_the_precision_that_its_settings_name(
+    tmp_path: Path, identity_model: Callable[..., onnx.ModelProto]
+) -> None:
+    onnx.save(identity_model(), tmp_path / "model.openvino.onnx")
+    for hint, name in (("f32", "float32"), ("bf16", "bfloat16")):
+        settings = {"INFERENCE_PRECISION_HINT": hint}
+        engine = open_engine(tmp_path / "model.openvino.onnx", "openvino", threads=1, settings=settings)
+        assert isinstance(engine, OpenVinoEngine)
+        compiled = engine._request.get_compiled_model()
+        assert name in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        engine.close()
+
+
+@pytest.mark.parametrize("platform", ["onnxruntime_onnx", "openvino", "tensorrt_plan"])
+def test_a_setting_that_a_library_does_not_have_is_refused_by_name(platform: str) -> None:
+    with pytest.raises(NotSupported, match=f"asks for the setting host_code, which engines of platform '{platform}'"):
+        open_engine(Path("model"), platform, threads=1, settings={"host_code": "allowed"})
