@@ -9,15 +9,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.errors import Error
+from enginehouse.errors import Error, InvalidInput
 from optimizer.recipe import Recipe, recipe_from_options
+
+if TYPE_CHECKING:
+    from optimizer.replay import Replay
 
 # The width of output that goes into a file or a pipe.
 _PLAIN_WIDTH = 100
@@ -33,53 +36,76 @@ app = typer.Typer(
 
 @app.command()
 def build(
-    model: Annotated[Path, typer.Argument(help="The trained model: an ONNX file or a PyTorch program (.pt2).")],
-    name: Annotated[str, typer.Option(help="Name of the model in the repository.")],
-    repository: Annotated[Path, typer.Option(help="Model repository; made if it is not there.")] = Path("model_repo"),
+    model: Annotated[
+        Path | None, typer.Argument(help="The trained model: an ONNX file or a PyTorch program (.pt2).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the repository.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="Model repository; made if it is not there.")] = None,
     data: Annotated[
         str | None, typer.Option(help="An .npz file, a folder of them, or path.py:function. Needed for INT8.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="top1, mse or agreement. Default: top1 with labels, else agreement.")
+        str | None,
+        typer.Option(
+            help="top1, top5, f1, mse, cosine, agreement, path.py:function. Default: top1 with labels, else agreement."
+        ),
     ] = None,
     max_drop: Annotated[
         str, typer.Option(help="Largest drop of the metric: 1% is one percentage point, 0.01 the same.")
     ] = "1%",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto tries all; fp32, fp16, bf16, int8 or int4 must be reached, or nothing is published."),
+    ] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto tries what is installed; or onnxruntime, openvino, tensorrt, tensorrt-rtx.")
+    ] = "auto",
+    objective: Annotated[
+        str, typer.Option(help="What to be best at: latency, throughput, size or memory.")
+    ] = "latency",
+    serving_batch: Annotated[
+        int | None, typer.Option(help="The batch size that matters. Default: all that are measured alike.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="The machine to build for: host, avx2, vnni, amx, arm64, or sm_89 and the like.")
+    ] = "host",
+    budget: Annotated[str | None, typer.Option(help="How long the search may take: 90s, 10m, 2h.")] = None,
+    random_calibration: Annotated[
+        bool,
+        typer.Option("--random-calibration", help="Without data: calibrate on made-up rows, and say so everywhere."),
+    ] = False,
+    allow_batch_variance: Annotated[
+        bool,
+        typer.Option("--allow-batch-variance", help="Accept engines whose answer to a row depends on its batch mates."),
+    ] = False,
     golden: Annotated[
         str, typer.Option(help="Golden samples: calibration rows, or synthetic ones where data must not be shipped.")
     ] = "calibration",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     max_batch_size: Annotated[
         int | None, typer.Option(help="Largest batch a server may form. Default: as published, else 32.")
     ] = None,
     benchmark_seconds: Annotated[
-        float, typer.Option(help="Time to measure each batch size, shared by all engines.")
+        float, typer.Option(help="Time to measure each batch size, shared by all finalists.")
     ] = 1.0,
     batch_axis: Annotated[
         str, typer.Option(help="found: as the model has it. open: let a model with a fixed batch size take any.")
     ] = "found",
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where finished trials are kept. Default: ~/.cache/enginehouse.")
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Use no trial of another build, and keep none.")] = False,
+    replay: Annotated[
+        Path | None, typer.Option(help="evidence.json of an earlier build: make its engines again, byte for byte.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
 ) -> None:
-    """Build engines from a trained model, verify and measure them, and publish the best."""
-    options: dict[str, Any] = {
-        "model": model,
-        "name": name,
-        "repository": repository,
-        "data": data,
-        "metric": metric,
-        "max_drop": max_drop,
-        "golden": golden,
-        "max_batch_size": max_batch_size,
-        "benchmark_seconds": benchmark_seconds,
-        "batch_axis": batch_axis,
-        "seed": seed,
-    }
+    """Search for the fastest engine that is still right, prove it, and publish it."""
+    options = dict(locals())
+    for name_of_flag in ("no_cache", "replay", "dry_run"):
+        del options[name_of_flag]
     with _faults_as_one_sentence():
-        recipe = recipe_from_options(**options)
-        if dry_run:
-            _print_plan(recipe)
-        else:
-            _build(recipe)
+        _run_build(options, replay, no_cache, dry_run)
 
 
 @app.command()
@@ -97,13 +123,35 @@ def main() -> None:
     app()
 
 
-def _build(recipe: Recipe) -> None:
+def _run_build(options: dict[str, Any], replay_path: Path | None, no_cache: bool, dry_run: bool) -> None:
+    from optimizer.replay import read_replay
+    from optimizer.search.trial_cache import default_root
+
+    replay = read_replay(replay_path) if replay_path is not None else None
+    if not no_cache:
+        options["cache"] = options["cache"] or default_root()
+    elif options["cache"] is not None:
+        raise InvalidInput("--cache and --no-cache are both given. Leave one out.")
+    if replay is not None:
+        options = replay.options(options)
+    for required in ("model", "name"):
+        if options[required] is None:
+            raise InvalidInput(f"no {required} is given. `python -m optimizer build MODEL --name NAME` needs both.")
+    options["repository"] = options["repository"] or Path("model_repo")
+    recipe = recipe_from_options(**options)
+    if dry_run:
+        _print_plan(recipe)
+    else:
+        _build(recipe, replay)
+
+
+def _build(recipe: Recipe, replay: "Replay | None") -> None:
     from optimizer.pipeline import build as run_build
     from optimizer.report.steps import Steps
     from optimizer.report.table import candidate_table, outcome_lines
 
     console = _console()
-    published = run_build(recipe, Steps(console))
+    published = run_build(recipe, Steps(console), replay)
     console.print()
     console.print(candidate_table(published.evidence.candidates))
     console.print()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from onnx import TensorProto
 
@@ -30,6 +30,7 @@ from optimizer.quantize.opset import with_quantizable_opset
 from optimizer.repair.repair import NEEDS_RECALIBRATION, REPAIRS, Repair, Repaired
 from optimizer.trial import Precision, RepairName, Trial
 
+_HALVES: tuple[Literal["fp16"], Literal["bf16"]] = ("fp16", "bf16")
 NO_DATA = "ranges must be calibrated on real rows: give --data"
 
 
@@ -159,14 +160,14 @@ class Workshop:
             found = quantize_int8_dynamic(graph, layers)
         if isinstance(found, Graph) and (layers := _layers_with(base, trial, "int4")):
             found = quantize_int4(found, layers, "matmul_nbits" if trial.engine == "onnxruntime" else "qdq")
-        for precision in ("fp16", "bf16"):
-            layers = _layers_with(base, trial, precision)  # type: ignore[arg-type]
+        for precision in _HALVES:
+            layers = _layers_with(base, trial, precision)
             if isinstance(found, Graph) and layers:
                 found = self._halved(found, base, layers, trial, precision)
         return found
 
     def _halved(
-        self, graph: Graph, base: Graph, layers: Sequence[str], trial: Trial, precision: str
+        self, graph: Graph, base: Graph, layers: Sequence[str], trial: Trial, precision: Literal["fp16", "bf16"]
     ) -> Graph | Declined:
         ranges: dict[str, tuple[float, float]] = {}
         if precision == "fp16":
@@ -175,7 +176,7 @@ class Workshop:
                 return table
             ranges = table.ranges()
         whole = trial.precision == precision and not trial.layers
-        return lower_to_half(graph, precision, None if whole else layers, ranges)  # type: ignore[arg-type]
+        return lower_to_half(graph, precision, None if whole else layers, ranges)
 
     def _base(self, trial: Trial) -> Graph | Declined:
         """The graph that integers are put into: its opset is new enough for scales per channel."""

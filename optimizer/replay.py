@@ -9,13 +9,13 @@ from pydantic import ValidationError
 
 from enginehouse.errors import InvalidInput, VerifyFailed
 from enginehouse.evidence import CandidateRecord, Evidence
+from optimizer.libraries import library_versions
 from optimizer.plan import Plan
 from optimizer.search.choose import Choice
 from optimizer.search.search import Searched
 from optimizer.search.trial_runner import TrialRunner
 from optimizer.search.tried import SOURCE
 from optimizer.trial import Trial
-from optimizer.trial_context import library_versions
 
 # What a replay may say anew: where things lie, not what is made of them.
 PLACES = ("model", "name", "repository", "data", "cache")

@@ -59,13 +59,13 @@ class Trial(BaseModel):
 
     def __str__(self) -> str:
         """Its name in tables: `int8`, `openvino int8 s8s8 + bf16, bias_correction, 3 layers fp32`."""
-        words = [] if self.engine == "onnxruntime" else [self.engine]
+        words: list[str] = [] if self.engine == "onnxruntime" else [self.engine]
         words.append(self.precision)
         if self.engine == "openvino" and self.scheme:
             words.append(self.scheme)
         if self.hint != "f32" and self.hint != self.precision:
             words.append(f"+ {self.hint}")
-        details = [self.calibrator] if self.calibrator != "minmax" else []
+        details: list[str] = [self.calibrator] if self.calibrator != "minmax" else []
         details += self.repairs
         if self.layers:
             details.append(f"{len(self.layers)} layers {'/'.join(sorted(set(self.layers.values())))}")

@@ -1,17 +1,14 @@
 """What besides a trial decides its outcome: two builds share cached trials only where all of it is equal."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from enginehouse.hardware import this_hardware, threads_per_instance
 from enginehouse.repository import digest
 from optimizer.graph.graph import Graph
+from optimizer.libraries import library_versions
 from optimizer.plan import Plan
-
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxslim", "openvino")
 
 
 def trial_context(plan: Plan, rewritten: Graph) -> dict[str, Any]:
@@ -28,20 +25,9 @@ def trial_context(plan: Plan, rewritten: Graph) -> dict[str, Any]:
         "seed": recipe.seed,
         "hardware": this_hardware().model_dump(mode="json"),
         "threads": threads_per_instance(1),
-        "libraries": library_versions(_LIBRARIES),
+        "libraries": library_versions(),
         "code": code_digest(),
     }
-
-
-def library_versions(names: Sequence[str]) -> Mapping[str, str]:
-    """Those of the named distributions that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _function_digest(metric: str) -> str:

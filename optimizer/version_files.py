@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from enginehouse.engine import Engine
 from enginehouse.evidence import EngineRecord, Evidence, Golden, PassRecord, TargetRecord, TestScore
-from enginehouse.hardware import this_hardware
 from enginehouse.repository import digest
 from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.data.samples import sample_feeds
@@ -29,14 +27,10 @@ from optimizer.search.search import Searched, family
 from optimizer.search.trial_runner import MODEL_FILE, TrialRunner
 from optimizer.search.tried import SOURCE, Tried
 from optimizer.trial import Precision, Trial
-from optimizer.trial_context import library_versions
+from optimizer.version_record import make_evidence
 
 REPORT_FILE = "report.html"
 _TEST_ROWS = 32
-_LIBRARIES = (
-    "enginehouse", "ml-dtypes", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxslim", "openvino",
-    "tensorrt", "tensorrt-rtx",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +91,7 @@ def _engines(contents: Contents, files: Path) -> tuple[tuple[EngineRecord, ...],
     feeds = sample_feeds(plan.graph, None if is_synthetic else plan.data, rows, plan.recipe.seed)
     measured = {one.record.name: one.output_difference for one in contents.searched.tried}
     with _opened(contents) as engines:
-        return lay_out(files, engines, contents.runner.bench.source, feeds, measured, is_synthetic)
+        return lay_out(files, engines, contents.runner.bench.source, feeds, measured, synthetic=is_synthetic)
 
 
 @contextmanager
@@ -108,8 +102,8 @@ def _opened(contents: Contents) -> Iterator[list[BuiltEngine]]:
     portable = choice.portable if choice.portable != SOURCE or choice.chosen == SOURCE else fallback
     wanted = {MODEL_FILE: (portable, "chosen")}
     if choice.chosen != portable:
-        engine = _trial(contents, choice.chosen).engine
-        wanted[f"model.{engine}.onnx"] = (choice.chosen, "variant")
+        library = _trial(contents, choice.chosen).engine
+        wanted[f"model.{library}.onnx"] = (choice.chosen, "variant")
     wanted["fallback.onnx"] = (fallback, "fallback")
     opened: list[Engine] = []
     try:
@@ -200,33 +194,23 @@ def _score(contents: Contents, steps: Steps) -> TestScore | None:
 
 
 def _evidence(contents: Contents, finished: _Finished, version: int) -> Evidence:
-    """Everything that is known, under a version number; the digests are filled in by whoever publishes."""
     plan, choice = contents.plan, contents.choice
     chosen = contents.tried(choice.chosen)
-    return Evidence(
-        schema_version=2,
-        model=plan.recipe.name,
-        version=version,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        source=plan.source,
-        recipe=plan.recipe.model_dump(mode="json"),
-        data_sha256=plan.data.fingerprint() if plan.data else None,
+    return make_evidence(
+        plan,
+        version,
         passes=contents.passes,
         candidates=choice.candidates,
         chosen=choice.chosen,
         reason=choice.reason,
-        test=finished.test,
         engines=finished.engines,
         golden=finished.golden,
+        test=finished.test,
         layers=layer_records(contents.rewritten, chosen, _facts(contents, chosen)) if chosen else (),
         repairs=contents.searched.repairs,
         calibration=calibration_record(plan, chosen) if chosen else None,
         worst=chosen.worst if chosen else None,
-        serving_batch=plan.recipe.serving_batch,
-        threads=contents.runner.bench.threads,
-        hardware=this_hardware(),
-        libraries=dict(library_versions(_LIBRARIES)),
-        files={},
+        data_sha256=plan.data.fingerprint() if plan.data else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 
 from enginehouse.evidence import (
     SCHEMA_VERSION,
@@ -18,12 +17,8 @@ from enginehouse.evidence import (
     WorstSample,
 )
 from enginehouse.hardware import this_hardware, threads_per_instance
+from optimizer.libraries import library_versions
 from optimizer.plan import Plan
-
-_LIBRARIES = (
-    "enginehouse", "ml-dtypes", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "onnxslim", "openvino",
-    "tensorrt", "tensorrt-rtx",
-)  # fmt: skip
 
 
 def make_evidence(
@@ -41,7 +36,7 @@ def make_evidence(
     repairs: Sequence[RepairRecord] = (),
     calibration: CalibrationRecord | None = None,
     worst: WorstSample | None = None,
-    serving_batch: int | None = None,
+    data_sha256: str | None = None,
 ) -> Evidence:
     """Everything that is known, under a version number; the digests are filled in by whoever publishes."""
     return Evidence(
@@ -51,6 +46,7 @@ def make_evidence(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         source=plan.source,
         recipe=plan.recipe.model_dump(mode="json"),
+        data_sha256=data_sha256,
         passes=tuple(passes),
         candidates=tuple(candidates),
         chosen=chosen,
@@ -62,20 +58,9 @@ def make_evidence(
         repairs=tuple(repairs),
         calibration=calibration,
         worst=worst,
-        serving_batch=serving_batch,
+        serving_batch=plan.recipe.serving_batch,
         threads=threads_per_instance(1),
         hardware=this_hardware(),
-        libraries=installed_libraries(),
+        libraries=library_versions(),
         files={},
     )
-
-
-def installed_libraries() -> dict[str, str]:
-    """The version of each library that had a hand in a build."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from enginehouse.evidence import RepairRecord
 from optimizer.search.budget import Budget
-from optimizer.search.trial_runner import TrialRunner
-from optimizer.search.tried import Tried
+from optimizer.search.tried import RunsTrials, Tried
 from optimizer.trial import RepairName, Trial
 
 # Cheapest first.
@@ -24,7 +23,7 @@ class Climb:
     rungs: tuple[RepairRecord, ...]
 
 
-def climb(runner: TrialRunner, start: Tried, budget: Budget) -> Climb:
+def climb(runner: RunsTrials, start: Tried, budget: Budget) -> Climb:
     """Add one rung after another to a static INT8 trial until one is accepted, or the ladder or the budget ends."""
     best, rungs = start, []
     for name, trial_after in _rungs():
@@ -44,10 +43,6 @@ def is_better(found: Tried, best: Tried) -> bool:
     return (found.drop, _distance(found)) < (best.drop, _distance(best))
 
 
-def _rungs() -> "list[tuple[str, _Rung]]":
-    return [(_CALIBRATOR_RUNG, _Rung(None)), *((name, _Rung(name)) for name in _REPAIR_RUNGS)]
-
-
 @dataclass(frozen=True, slots=True)
 class _Rung:
     """What a rung changes of a trial; None stands for the choice of calibrators."""
@@ -58,6 +53,10 @@ class _Rung:
         if self.repair is None:
             return trial.model_copy(update={"calibrator": "per_tensor"})
         return trial.model_copy(update={"repairs": (*trial.repairs, self.repair)})
+
+
+def _rungs() -> list[tuple[str, _Rung]]:
+    return [(_CALIBRATOR_RUNG, _Rung(None)), *((name, _Rung(name)) for name in _REPAIR_RUNGS)]
 
 
 def _record(name: str, before: Tried, after: Tried) -> RepairRecord:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 from optimizer.search.budget import Budget
 from optimizer.search.layer_facts import LayerFacts
-from optimizer.search.trial_runner import TrialRunner
-from optimizer.search.tried import Tried
+from optimizer.search.tried import RunsTrials, Tried
 from optimizer.trial import Precision, Trial
 
 _MOST_REQUANTIZED = 12
@@ -19,7 +18,7 @@ Value = Callable[[Tried], float]
 
 
 def revert_until_accepted(
-    runner: TrialRunner, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget
+    runner: RunsTrials, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget
 ) -> Tried:
     """Give up as few layers as the tolerance needs; `start` itself where nothing is accepted."""
     order = [fact.layer.name for fact in sorted(facts, key=lambda fact: -fact.price)]
@@ -30,7 +29,7 @@ def revert_until_accepted(
 
 
 def without_slow_layers(
-    runner: TrialRunner, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget
+    runner: RunsTrials, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget
 ) -> Tried:
     """Revert the layers that got slower by being lowered, if that makes the whole clearly better."""
     slow = [fact.layer.name for fact in facts if fact.saved_ms is not None and fact.saved_ms < 0]
@@ -40,7 +39,7 @@ def without_slow_layers(
     return found if found.is_accepted and value(found) > _CLEARLY_FASTER * value(start) else start
 
 
-def _shortest_beginning(runner: TrialRunner, trial: Trial, order: Sequence[str], budget: Budget) -> Tried | None:
+def _shortest_beginning(runner: RunsTrials, trial: Trial, order: Sequence[str], budget: Budget) -> Tried | None:
     """Double until accepted, then bisect between the last two."""
     refused, count, found = 0, 1, None
     while not budget.is_spent:
@@ -62,7 +61,7 @@ def _shortest_beginning(runner: TrialRunner, trial: Trial, order: Sequence[str],
     return best
 
 
-def _requantized(runner: TrialRunner, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget) -> Tried:
+def _requantized(runner: RunsTrials, start: Tried, facts: Sequence[LayerFacts], value: Value, budget: Budget) -> Tried:
     best = start
     reverted = [fact for fact in facts if fact.layer.name in start.trial.layers]
     by_saving = sorted(reverted, key=lambda fact: (-(fact.saved_ms or 0.0), fact.sensitivity or 0.0))

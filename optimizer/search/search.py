@@ -54,7 +54,7 @@ def search(runner: TrialRunner, recipe: Recipe, is_batched: bool, budget: Budget
         start = _worth_repairing(runner.tried, engine, value, recipe)
         if start is None or budget.is_spent:
             continue
-        best, rungs = start, ()
+        best, rungs = start, tuple[RepairRecord, ...]()
         if start.trial.scheme is not None and not start.is_accepted:
             climbed = climb(runner, start, budget)
             best, rungs = climbed.best, climbed.rungs

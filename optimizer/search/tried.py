@@ -1,5 +1,7 @@
 """What became of one trial, as far as the search and its cache know it."""
 
+from typing import Protocol
+
 from pydantic import BaseModel, ConfigDict
 
 from enginehouse.evidence import CandidateRecord, EngineProof, WorstSample
@@ -50,3 +52,9 @@ class Tried(BaseModel):
         if self.record.metric is not None:
             return self.record.metric.drop
         return float("inf") if self.record.mean_abs_difference is None else self.record.mean_abs_difference
+
+
+class RunsTrials(Protocol):
+    """What the ladder and the layer search need: each trial is run once and remembered."""
+
+    def run(self, trial: Trial, stage: str) -> Tried: ...

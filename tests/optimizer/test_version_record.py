@@ -1,16 +1,15 @@
-from importlib import metadata
 from pathlib import Path
 
 from enginehouse.evidence import Evidence, Golden, LayerRecord, RepairRecord
 from enginehouse.hardware import this_hardware
 from optimizer.plan import Plan, plan_build
 from optimizer.recipe import recipe_from_options
-from optimizer.version_record import installed_libraries, make_evidence
+from optimizer.version_record import make_evidence
 from tests.enginehouse.conftest import make_record
 
 
 def small_plan(model: Path, tmp_path: Path) -> Plan:
-    recipe = recipe_from_options(model=model, name="small", repository=tmp_path / "repository")
+    recipe = recipe_from_options(model=model, name="small", repository=tmp_path / "repository", serving_batch=8)
     (tmp_path / "work").mkdir()
     return plan_build(recipe, tmp_path / "work", is_dry_run=True)
 
@@ -31,7 +30,6 @@ def test_the_evidence_holds_what_the_build_says_and_what_the_machine_is(small_mo
         golden=Golden(rows=2, synthetic=True),
         layers=layers,
         repairs=repairs,
-        serving_batch=8,
     )
     assert (evidence.model, evidence.version, evidence.chosen, evidence.serving_batch) == ("small", 7, "int8", 8)
     assert (evidence.layers, evidence.repairs, evidence.engines) == (tuple(layers), tuple(repairs), tuple(engines))
@@ -40,9 +38,3 @@ def test_the_evidence_holds_what_the_build_says_and_what_the_machine_is(small_mo
     assert evidence.hardware == this_hardware()
     assert evidence.files == {}
     assert Evidence.model_validate_json(evidence.model_dump_json()) == evidence
-
-
-def test_the_libraries_are_those_that_are_installed() -> None:
-    found = installed_libraries()
-    assert found["onnxruntime"] == metadata.version("onnxruntime")
-    assert "tensorrt" not in found
