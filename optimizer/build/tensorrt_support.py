@@ -5,12 +5,12 @@ The answer is that of the library which is asked: TensorRT-RTX's is a near, not 
 
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginehouse.tensorrt_library import LIBRARIES, LibraryName, TensorRTLibrary
 from optimizer.build.tensorrt_network import empty_network, saved_graph
+from optimizer.build.unsupported_node import UnsupportedNode
 from optimizer.graph.graph import Graph
 
 # TensorRT has no others; it would take FP64 as FP32 without a word.
@@ -18,18 +18,6 @@ _SERVED = ("FP32", "FP16", "BF16", "INT8", "UINT8", "INT32", "INT64", "BOOL")
 
 _ASSERTION = re.compile(r'^Assertion failed: (?:.* && )?"?(?P<text>.*?)"?$')
 _API_ERROR = re.compile(r"Error Code \d+: [^(]*\((?P<text>.*?)(?:\. In \w+ at \S+)?\)$")
-
-
-@dataclass(frozen=True, slots=True)
-class UnsupportedNode:
-    """One node that cannot be built, or one input or output whose type cannot be; the reason is a clause."""
-
-    node: str
-    operator: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.operator} '{self.node}': {self.reason}"
 
 
 def unsupported_nodes(graph: Graph, library: LibraryName) -> tuple[UnsupportedNode, ...]:
