@@ -39,7 +39,8 @@ from optimizer.search.trial_cache import TrialCache
 from optimizer.search.trial_runner import MODEL_FILE, Bench, TrialRunner
 from optimizer.search.tried import SOURCE
 from optimizer.trial_context import trial_context
-from optimizer.version_files import Contents, publish_version
+from optimizer.version_engines import Contents
+from optimizer.version_files import publish_version
 
 _VERIFY_ROWS = 32
 _REWRITE_ROWS = (8, 1)

@@ -109,6 +109,11 @@ class TrialRunner:
         folder = self._cache.folder(tried.trial.key(self._context))
         return self._artifact(tried.trial, folder / tried.file)
 
+    @property
+    def timing_cache(self) -> Path:
+        """Where TensorRT keeps what it measured."""
+        return self._cache.root / "timing.cache"
+
     @contextmanager
     def opened(self, trial: Trial) -> Iterator[Engine | Declined]:
         """Make and open a trial without judging or keeping it."""
