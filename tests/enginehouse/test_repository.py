@@ -44,6 +44,19 @@ def test_versions_are_whole_numbers_without_leading_zeros_oldest_first(repositor
     assert repository.versions("configured") == []
 
 
+def test_withdrawn_versions_are_listed_apart_and_a_model_of_nothing_else_is_none(repository: Repository) -> None:
+    for name in ("b/withdrawn.12", "b/withdrawn.3", "b/withdrawn.x", "b/4.withdrawn", "configured/withdrawn.1"):
+        (repository.root / name).mkdir()
+    (repository.root / "b" / "withdrawn.5").touch()
+    assert repository.versions("b") == [1, 2, 10]
+    assert repository.withdrawn_versions("b") == [3, 12]
+    assert repository.model_names() == ["b"]
+    assert repository.withdrawn_versions("configured") == [1]
+    for name in ("nobody", "../outside", "README.md"):
+        with pytest.raises(NotFound, match=f"model '{name}' is not in"):
+            repository.withdrawn_versions(name)
+
+
 def test_a_version_has_its_directory_or_is_not_found(repository: Repository) -> None:
     assert repository.version_directory("b", 10) == repository.root / "b" / "10"
     for version in (3, 5):

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper
 from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.dtype import DTYPES, Array, bytes_from_array
 from enginehouse.errors import Error
-from enginehouse.evidence import GOLDEN_FILE, write_evidence
+from enginehouse.evidence import GOLDEN_FILE, EngineRecord, write_evidence
 from enginehouse.fake_engine import FakeEngine
+from enginehouse.hardware import this_hardware
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository, digest
 from enginehouse.tensor import Tensors, TensorSpec
@@ -31,7 +32,7 @@ from service.registry import Registry
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 from service.served_model import LoadedVersion, ServedModel
 from service.server import InferenceServer, identity
-from tests.enginehouse.conftest import make_evidence
+from tests.enginehouse.conftest import make_evidence, make_record
 
 # A busy machine is no failure.
 settings.register_profile("patient", deadline=None)
@@ -171,22 +172,28 @@ def publish(
     fallback: float | None = 2.0,
     original: float = 2.0,
     built: float = 2.0,
+    variants: Sequence[tuple[EngineRecord, float]] = (),
 ) -> Path:
-    """Make a version whose engines and golden samples are scales: they agree where the factors do."""
+    """Make a version whose engines and golden samples are scales: they agree where the factors do.
+
+    Args:
+        built: what the samples say that the chosen engine gave; the others gave what their factors say.
+        variants: further engines, and what they multiply by.
+    """
+    factors = [(make_record(), chosen), *variants]
+    if fallback is not None:
+        factors.append((make_record("fallback.onnx", "fallback"), fallback))
     directory = repository / name / str(version)
     directory.mkdir(parents=True)
-    onnx.save(make_scale_model(chosen), directory / "model.onnx")
-    if fallback is not None:
-        onnx.save(make_scale_model(fallback), directory / "fallback.onnx")
     x = np.array([[1, 2], [3, 4]], np.float32)
-    arrays = {"input/x": x, "original/y": x * np.float32(original), "built/model.onnx/y": x * np.float32(built)}
-    if fallback is not None:
-        arrays["built/fallback.onnx/y"] = x * np.float32(fallback)
+    arrays = {"input/x": x, "original/y": x * np.float32(original)}
+    for record, factor in factors:
+        onnx.save(make_scale_model(factor), directory / record.file)
+        arrays[f"built/{record.file}/y"] = x * np.float32(built if record.role == "chosen" else factor)
     np.savez(directory / GOLDEN_FILE, **arrays)  # type: ignore[arg-type]
-    evidence = make_evidence({path.name: digest(path) for path in directory.iterdir()}, name, version)
-    if fallback is None:
-        evidence = evidence.model_copy(update={"engines": evidence.engines[:1]})
-    write_evidence(evidence, directory)
+    digests = {path.name: digest(path) for path in directory.iterdir()}
+    engines = [record for record, _ in factors]
+    write_evidence(make_evidence(digests, name, version, engines=engines, hardware=this_hardware()), directory)
     return directory
 
 

@@ -1,23 +1,27 @@
 """From a version on disk to engines that proved themselves here, or to a reason why not."""
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from enginehouse.errors import CorruptVersion, EngineFailed, Error, InvalidInput, NotFound, NotSupported, VerifyFailed
-from enginehouse.evidence import GOLDEN_FILE
-from enginehouse.hardware import threads_per_instance
+from enginehouse.evidence import GOLDEN_FILE, EngineRecord, TargetRecord, read_evidence, write_evidence
+from enginehouse.hardware import this_hardware, threads_per_instance
 from enginehouse.model_config import config_from_text
 from enginehouse.onnxruntime_engine import CPU_PROVIDER
 from enginehouse.open_engine import open_engine
-from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.openvino_engine import OpenVinoEngine
+from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from enginehouse.repository import Repository
 from service.loader import VersionLoader
 from service.opening import CUDA_PROVIDER
 from service.served_model import LoadedVersion
+from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish
 
 
@@ -117,6 +121,135 @@ def test_a_fallback_serves_beside_a_changed_engine_but_never_changed_itself(load
     onnx.save(make_scale_model(2.00001), directory / "fallback.onnx")
     with pytest.raises(CorruptVersion, match=r"fallback\.onnx has SHA-256"):
         loading.loader.load_fallback(ModelConfig(name="m"), 1, "")
+
+
+def test_the_weights_beside_a_fallback_are_checked_with_it(loading: Loading) -> None:
+    directory = publish(loading.root)
+    (directory / "fallback.onnx.data").write_bytes(b"weights")
+    evidence = read_evidence(directory)
+    assert evidence is not None
+    write_evidence(evidence.model_copy(update={"files": {**evidence.files, "fallback.onnx.data": "00"}}), directory)
+    with pytest.raises(CorruptVersion, match=r"fallback\.onnx\.data has SHA-256"):
+        loading.loader.load_fallback(ModelConfig(name="m"), 1, "")
+
+
+def variant(file: str = "fast.onnx", **fields: Any) -> EngineRecord:
+    return make_record(file, "variant", **{"speedup": 9.0, **fields})
+
+
+def test_the_fastest_engine_serves_under_the_platform_that_was_published(loading: Loading) -> None:
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    openvino = variant("model.openvino.onnx", platform="openvino", settings=hint)
+    # Told from the others by the last digits of its answers.
+    publish(loading.root, variants=[(openvino, 2.0001)])
+    loaded = loading.load()
+    assert isinstance(loaded.engines[0], OpenVinoEngine)
+    assert factor(loaded) == pytest.approx(2.0001)
+    assert (loaded.config.platform, loaded.config.max_batch_size) == ("onnxruntime_onnx", 4)
+    assert (loaded.degraded, loaded.note) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer", "message"),
+    [
+        ({}, 7.0, r"fast\.onnx: golden output 'y' differs"),
+        ({"settings": {"odd": "1"}}, 2.0, r"fast\.onnx: fast\.onnx asks for the setting odd"),
+        ({"platform": "openvino", "settings": {"INFERENCE_PRECISION_HINT": "f7"}}, 2.0, r"fast\.onnx: OpenVINO cannot"),
+    ],
+)
+def test_an_engine_that_fails_makes_way_for_the_next_best_and_that_is_told(
+    loading: Loading, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], answer: float, message: str
+) -> None:
+    publish(loading.root, variants=[(variant(**fields), answer), (variant("slow.onnx", speedup=1.1), 2.0001)])
+    loaded = loading.load()
+    assert factor(loaded) == pytest.approx(2.0001)
+    assert re.match(r"slow\.onnx serves because: " + message, loaded.degraded), loaded.degraded
+    assert loading.golden_failures == ([("m", 1)] if answer == 7 else [])
+    assert "model 'm' version 1: fast.onnx cannot serve: " in caplog.text
+
+
+def test_when_every_engine_fails_the_fault_of_the_best_is_told_and_the_fallback_waits_to_be_asked(
+    loading: Loading,
+) -> None:
+    publish(loading.root, chosen=7, built=7, variants=[(variant(), 5.0)])
+    with pytest.raises(VerifyFailed, match="differs from what the original model gave by up to 12"):
+        loading.load()
+    assert loading.golden_failures == [("m", 1)] * 2
+
+
+def test_an_engine_that_cannot_run_here_is_passed_over_with_a_note(
+    loading: Loading, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    plan = variant("model.sm89.plan", platform="tensorrt_plan", target=TargetRecord(compute_capability="8.9"))
+    publish(loading.root, variants=[(plan, 2.0)])
+    loaded = loading.load()
+    assert loaded.degraded == ""
+    assert loaded.note.startswith("model.onnx serves; passed over: model.sm89.plan: ")
+    assert "model 'm' version 1: passed over model.sm89.plan: " in caplog.text
+
+
+def test_where_nothing_else_can_run_the_fallback_serves_and_says_why(loading: Loading) -> None:
+    directory = publish(loading.root, fallback=2.0001)
+    evidence = read_evidence(directory)
+    assert evidence is not None
+    needs = evidence.engines[0].model_copy(update={"target": TargetRecord(isa=("avx4096",))})
+    write_evidence(evidence.model_copy(update={"engines": (needs, evidence.engines[1])}), directory)
+    loaded = loading.load()
+    assert factor(loaded) == pytest.approx(2.0001)
+    assert loaded.degraded == (
+        "fallback.onnx serves because: model.onnx: it was built for a CPU with avx4096, which this one does not have"
+    )
+    no_way_out = evidence.model_copy(update={"engines": (needs,)})
+    write_evidence(no_way_out, directory)
+    with pytest.raises(NotSupported, match=r"no engine of model 'm' version 1 can run here: model\.onnx: it was built"):
+        loading.load()
+
+
+def test_instances_on_two_kinds_of_device_each_take_what_runs_there(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openvino = variant("model.openvino.onnx", platform="openvino")
+    publish(loading.root, variants=[(openvino, 2.0)])
+    asked: list[tuple[str, str]] = []
+
+    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
+        asked.append((path.name, provider))
+        return open_engine(path, platform, threads)
+
+    monkeypatch.setattr("service.opening.open_engine", watched)
+    loaded = loading.load("instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU }, { kind: KIND_GPU } ]")
+    on_gpu, on_cpu = ("model.onnx", CUDA_PROVIDER), ("model.openvino.onnx", CPU_PROVIDER)
+    assert asked == [on_gpu, on_gpu, on_cpu]
+    assert [type(engine).__name__ for engine in loaded.engines] == [
+        "OnnxRuntimeEngine", "OpenVinoEngine", "OnnxRuntimeEngine",
+    ]  # fmt: skip
+
+
+def test_a_plan_that_serves_where_the_device_was_left_open_is_reported_on_the_gpu(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = this_hardware().model_copy(update={"compute_capability": "8.9"})
+    monkeypatch.setattr("service.loader.this_hardware", lambda: on_gpu)
+    cuda = variant("cuda.onnx", provider=CUDA_PROVIDER, target=TargetRecord(compute_capability="8.9"))
+    publish(loading.root, variants=[(cuda, 2.0)])
+    opened: list[str] = []
+
+    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
+        opened.append(provider)
+        return open_engine(path, platform, threads)
+
+    monkeypatch.setattr("service.opening.open_engine", watched)
+    loaded = loading.load()
+    assert opened == [CUDA_PROVIDER]
+    assert loaded.config.instance_group[0].kind == ModelInstanceGroup.KIND_GPU
+
+
+def test_a_version_of_an_older_release_is_refused_with_what_to_do(loading: Loading) -> None:
+    directory = publish(loading.root)
+    (directory / "evidence.json").write_text('{"schema_version": 1}')
+    with pytest.raises(CorruptVersion, match=r"schema version 1, .* Build the version again with `python -m optimizer"):
+        loading.load()
 
 
 def test_a_version_without_a_fallback_says_so(loading: Loading) -> None:
