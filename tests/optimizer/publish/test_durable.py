@@ -26,7 +26,7 @@ def test_what_was_written_and_renamed_is_on_disk_afterwards(tmp_path: Path, monk
     real = os.fsync
 
     def watched(descriptor: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", watched)

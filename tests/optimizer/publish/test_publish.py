@@ -13,6 +13,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository, check_digests
 from enginehouse.tensor import TensorSpec
 from optimizer.publish import publish as publishing
+from optimizer.publish.durable import rename
 from optimizer.publish.publish import check_config, next_version, publish
 from optimizer.publish.staging import staging
 from optimizer.publish.withdrawal import withdraw
@@ -103,7 +104,6 @@ def test_a_number_that_someone_took_meanwhile_is_passed_over(tmp_path: Path, mon
 def test_a_model_that_someone_made_meanwhile_gets_the_next_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rename: Callable[[Path, Path], bool] = publishing.rename
     calls: list[Path] = []
 
     def race(path: Path, target: Path) -> bool:
