@@ -1,119 +1,107 @@
-"""Static INT8 for ONNX Runtime on x86: quantize and dequantize pairs around the operators that multiply matrices.
+"""Static INT8: eight-bit layers with ranges that were calibrated, as quantize and dequantize pairs in the graph.
 
-Activations are U8 with a zero point, weights S8 per channel and symmetric: the one arrangement that ONNX Runtime's x86
-kernels are fast on. Operators that only pass values on are taken along, so that a chain stays in eight bits; everything
-else, the additions of a residual network included, computes in the precision it had.
+Which layers can be quantized, and what that takes; `placement.py` decides where the pairs go, `qdq.py` writes them.
+Layers with memory (LSTM and its kin) are not among them: no engine computes those with calibrated integers.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, shape_inference
+from onnx import TensorProto
 
 from optimizer.graph.declined import Declined
-from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
-from optimizer.graph.layers import named_graph
-from optimizer.trial import Scheme
+from optimizer.graph.graph import Graph
+from optimizer.graph.layers import Layer, layers_of, named_graph
+from optimizer.graph.shapes import infer_shapes, value_types
+from optimizer.quantize.placement import Placement, place
+from optimizer.quantize.qdq import write_pairs
+from optimizer.trial import EngineName, Scheme
 
 _COMPUTING = frozenset(("Conv", "Gemm", "MatMul"))
-_PASSING_ON = frozenset(
-    ("Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
-)
 # From this opset on, weights can have one scale per channel.
 LOWEST_OPSET = 13
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizationPlan:
-    """Which nodes are to be quantized, and the tensors whose ranges that takes."""
+    """Which nodes are to be quantized, and the tensors whose ranges that takes.
+
+    Attributes:
+        nodes: everything that will compute in eight bits, layers first, by name.
+        operators: theirs, each once.
+        tensors: values whose ranges must be observed; the plan of some layers needs no others than that of all, and
+            no engine's needs others than ONNX Runtime's.
+        layers: those of the asked-for layers that can be quantized.
+        placement: where eight bits begin and end.
+    """
 
     nodes: tuple[str, ...]
     operators: tuple[str, ...]
     tensors: tuple[str, ...]
     layers: tuple[str, ...]
+    placement: Placement
 
 
-def plan_int8(graph: Graph, layers: Collection[str] | None = None) -> QuantizationPlan | Declined:
-    """Choose the nodes: what multiplies by FP32 weights, and what passes its values on."""
+def plan_int8(
+    graph: Graph, layers: Collection[str] | None = None, engine: EngineName = "onnxruntime"
+) -> QuantizationPlan | Declined:
+    """Plan to quantize those of `layers` that can be, or all that can be, for an engine."""
     if graph.opset < LOWEST_OPSET:
         return Declined(f"opset {graph.opset} has no per-channel quantization; {LOWEST_OPSET} or later is needed")
-    if graph.size_bytes > INLINE_LIMIT_BYTES:
-        return Declined("the model is larger than 2 GB, which the quantizer cannot read")
     named = named_graph(graph)
-    floats = _float_tensors(named)
-    weights = {tensor.name for tensor in named.model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    computing = [
-        node
-        for node in named.model.graph.node
-        if _is_computing(node, weights, floats) and (layers is None or node.name in layers)
-    ]
-    if not computing:
-        return Declined("no Conv, Gemm or MatMul with FP32 weights to quantize")
-    passing = [node for node in named.model.graph.node if node.op_type in _PASSING_ON and node.input[0] in floats]
-    chosen = [*computing, *passing]
-    touched = [name for node in chosen for name in (*node.input, *node.output)]
-    tensors = dict.fromkeys(name for name in touched if name in floats and name not in weights)
-    operators = sorted({node.op_type for node in chosen})
+    possible = _quantizable(named)
+    chosen = [layer for layer in possible if layers is None or layer.name in layers]
+    if not chosen:
+        asked = "with FP32 weights" if not possible else "among the layers that were asked for"
+        return Declined(f"no Conv, Gemm or MatMul {asked} to quantize")
+    placement = place(named, chosen, _float_values(named), engine)
+    nodes = (*(layer.name for layer in chosen), *placement.nodes)
+    operators = {node.op_type for node in named.model.graph.node if node.name in set(nodes)}
     return QuantizationPlan(
-        nodes=tuple(node.name for node in chosen),
-        operators=tuple(operators),
-        tensors=tuple(tensors),
-        layers=tuple(node.name for node in computing),
+        nodes=nodes,
+        operators=tuple(sorted(operators)),
+        tensors=tuple(dict.fromkeys(placement.origins.values())),
+        layers=tuple(layer.name for layer in chosen),
+        placement=placement,
     )
 
 
 def quantize_int8(
     graph: Graph, plan: QuantizationPlan, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
 ) -> Graph | Declined:
-    """Insert the pairs with the observed ranges; the given graph stays as it is."""
-    strange = [name for name, pair in ranges.items() if not np.isfinite(pair).all()]
-    if strange:
-        return Declined(f"tensor '{strange[0]}' was not finite on the calibration rows")
-    try:
-        return Graph(_quantized_model(graph, plan, ranges, scheme))
-    except Exception as problem:
-        # The library raises whatever occurs to it; a graph that it cannot treat must not end the build.
-        return Declined(f"ONNX Runtime's quantizer failed: {type(problem).__name__}: {problem}")
+    """Insert the pairs, given at least the ranges of `plan.tensors`; the given graph stays as it is."""
+    for name in plan.tensors:
+        if name not in ranges:
+            return Declined(f"tensor '{name}' was not observed")
+        if not np.isfinite(ranges[name]).all():
+            return Declined(f"tensor '{name}' was not finite on the calibration rows")
+    named = named_graph(graph)
+    layers = {layer.name: layer for layer in layers_of(named) if layer.name in set(plan.layers)}
+    return write_pairs(named, layers, plan.placement, ranges, scheme)
 
 
-def _quantized_model(
-    graph: Graph, plan: QuantizationPlan, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
-) -> ModelProto:
-    from onnxruntime.quantization import CalibrationMethod, QuantType
-    from onnxruntime.quantization.calibrate import TensorData, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
-    observed = {
-        name: TensorData(lowest=np.float32(lowest), highest=np.float32(highest))
-        for name, (lowest, highest) in ranges.items()
-    }
-    quantizer = QDQQuantizer(
-        shape_inference.infer_shapes(named_graph(graph).model),
-        per_channel=True,
-        reduce_range=scheme == "u8s7",
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if scheme == "s8s8" else QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, observed),
-        nodes_to_quantize=list(plan.nodes),
-        nodes_to_exclude=[],
-        op_types_to_quantize=list(plan.operators),
-        extra_options={
-            "ActivationSymmetric": scheme == "s8s8",
-            "WeightSymmetric": True,
-            "QuantizeBias": scheme != "s8s8",
-        },
-    )
-    quantizer.quantize_model()
-    quantized: ModelProto = quantizer.model.model
-    return quantized
+def _quantizable(graph: Graph) -> list[Layer]:
+    """The layers with finite FP32 weights of two dimensions or more that compute on FP32 values."""
+    floats = _float_values(graph)
+    weights = {tensor.name: tensor for tensor in graph.model.graph.initializer}
+    return [
+        layer
+        for layer in layers_of(graph)
+        if layer.operator in _COMPUTING
+        and layer.activation in floats
+        and _is_matrix(weights[layer.weights[0]], layer.operator)
+    ]
 
 
-def _is_computing(node: NodeProto, weights: set[str], floats: set[str]) -> bool:
-    return node.op_type in _COMPUTING and node.input[0] in floats and node.input[1] in weights
+def _is_matrix(weight: TensorProto, operator: str) -> bool:
+    """A stack of matrices in a MatMul has no output channels that scales could belong to."""
+    return weight.data_type == TensorProto.FLOAT and (operator != "MatMul" or len(weight.dims) == 2)
 
 
-def _float_tensors(graph: Graph) -> set[str]:
-    inferred = shape_inference.infer_shapes(graph.model).graph
-    values = [*inferred.input, *inferred.output, *inferred.value_info]
-    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+def _float_values(graph: Graph) -> set[str]:
+    """Every FP32 value that is fed or computed."""
+    weights = {tensor.name for tensor in graph.model.graph.initializer}
+    types = value_types(infer_shapes(graph.model, is_strict=False))
+    floats = {name for name, kind in types.items() if kind.tensor_type.elem_type == TensorProto.FLOAT}
+    return floats - weights

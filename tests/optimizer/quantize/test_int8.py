@@ -88,7 +88,7 @@ def test_activations_are_u8_with_zero_point_and_weights_s8_per_channel(tmp_path:
     assert all(weights[node.input[2]].dtype == np.uint8 for node in quantize)
     eight_bit = {name: array for name, array in weights.items() if array.dtype == np.int8 and array.ndim == 4}
     assert len(eight_bit) == 2
-    first = next(node for node in model.graph.node if node.input and node.input[0] == "w_quantized")
+    first = next(node for node in model.graph.node if node.input and node.input[0] == "w/integers")
     assert weights[first.input[1]].shape == (8,)
     assert not weights[first.input[2]].any()
 
@@ -96,7 +96,6 @@ def test_activations_are_u8_with_zero_point_and_weights_s8_per_channel(tmp_path:
 def test_a_chain_stays_in_eight_bits(tmp_path: Path) -> None:
     feeds: dict[str, Array] = {"x": np.random.default_rng(1).standard_normal((4, 3, 8, 8)).astype(np.float32)}
     counts = quantized(small_conv(), tmp_path, feeds).op_counts()
-    assert "Relu" not in counts, "the range of its output says the same"
     assert counts["QuantizeLinear"] == 4
 
 
@@ -136,7 +135,7 @@ def test_a_graph_that_the_library_cannot_treat_is_declined(small_graph: Graph) -
     plan = planned(small_graph)
     found = quantize_int8(small_graph, plan, {"x": (0.0, 1.0)}, "u8s8")
     assert isinstance(found, Declined)
-    assert found.reason.startswith("ONNX Runtime's quantizer failed: ValueError: ")
+    assert found.reason == "tensor 'hidden' was not observed"
 
 
 def test_nodes_without_names_can_be_quantized(small_graph: Graph, tmp_path: Path) -> None:
