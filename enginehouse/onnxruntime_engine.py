@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 _EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", "CUDAExecutionProvider": "gpu", "TensorrtExecutionProvider": "gpu"}
 _BF16 = DTYPES["BF16"]
 
+OPTIMIZED_FILE = "optimized.onnx"
+
 
 class OnnxRuntimeEngine:
     """An ONNX file in an ONNX Runtime session.
@@ -27,11 +30,13 @@ class OnnxRuntimeEngine:
         provider: the one execution provider that must be used; CPU may take what it leaves over.
         provider_options: passed through to the provider.
         optimize: let ONNX Runtime rewrite the graph as it loads; without, it computes the graph as it is written.
+        profile_into: a folder for what ONNX Runtime tells of itself: the graph that it made of this one
+            (`OPTIMIZED_FILE`), and after `end_profile` the times of its nodes.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
-        NotSupported: the provider is not in this build of ONNX Runtime, or was silently not used; or the model has
-            both BF16 tensors and BYTES inputs.
+        NotSupported: the CPU and the GPU package of ONNX Runtime are both installed; the provider is not in this build
+            of it, or was silently not used; or the model has both BF16 tensors and BYTES inputs.
         EngineFailed: ONNX Runtime cannot open the file.
     """
 
@@ -42,8 +47,12 @@ class OnnxRuntimeEngine:
         provider: str = CPU_PROVIDER,
         provider_options: Mapping[str, str] | None = None,
         optimize: bool = True,
+        profile_into: Path | None = None,
     ) -> None:
-        self._session: Any = _open_session(path, threads, provider, dict(provider_options or {}), optimize)
+        onnxruntime = _import_library(path, provider)
+        options = _session_options(onnxruntime, threads, optimize, profile_into)
+        chosen = (provider, dict(provider_options or {}))
+        self._session: Any = _open_session(onnxruntime, path, options, chosen)
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -80,6 +89,10 @@ class OnnxRuntimeEngine:
         """Drop the session; ONNX Runtime frees its memory with it."""
         self._session = None
 
+    def end_profile(self) -> Path:
+        """Stop profiling and name the file of the times; only for an engine with `profile_into`."""
+        return Path(self._session.end_profiling())
+
     def _run_with_bf16(self, session: Any, feeds: Tensors) -> Tensors:
         """Run through `OrtValue`, because the array interface of ONNX Runtime has no BF16."""
         values = {spec.name: _ort_value(feeds[spec.name], spec) for spec in self.inputs}
@@ -112,8 +125,10 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _open_session(path: Path, threads: int, provider: str, provider_options: dict[str, str], optimize: bool) -> Any:
+def _import_library(path: Path, provider: str) -> Any:
     extra = _EXTRA_OF_PROVIDER.get(provider, "cpu")
+    if "onnxruntime" not in sys.modules:
+        check_one_distribution()
     # Its wheels report use to their maker unless told not to; a server tells nobody what it runs.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
@@ -126,6 +141,10 @@ def _open_session(path: Path, threads: int, provider: str, provider_options: dic
             f"execution provider {provider} is not in the installed ONNX Runtime, which has {found}. "
             f'Install the extra that brings it: pip install "enginehouse[{extra}]".'
         )
+    return onnxruntime
+
+
+def _session_options(onnxruntime: Any, threads: int, optimize: bool, profile_into: Path | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -133,13 +152,24 @@ def _open_session(path: Path, threads: int, provider: str, provider_options: dic
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if profile_into is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_into / "profile")
+        options.optimized_model_filepath = str(profile_into / OPTIMIZED_FILE)
+        # Weights beside it, because one file may not grow beyond 2 GB.
+        entry = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(entry, f"{OPTIMIZED_FILE}.data")
+    return options
+
+
+def _open_session(onnxruntime: Any, path: Path, options: Any, provider: tuple[str, dict[str, str]]) -> Any:
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as problem:
         raise EngineFailed(f"ONNX Runtime cannot open {path.name}: {problem}") from problem
-    if provider not in session.get_providers():
+    if provider[0] not in session.get_providers():
         raise NotSupported(
-            f"execution provider {provider} was asked for and ONNX Runtime silently used "
+            f"execution provider {provider[0]} was asked for and ONNX Runtime silently used "
             f"{', '.join(session.get_providers())} instead. Its driver or libraries are missing on this machine."
         )
     return session

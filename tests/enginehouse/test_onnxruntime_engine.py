@@ -14,7 +14,12 @@ from onnx import TensorProto, helper
 
 from enginehouse.dtype import DTYPES, Array, DType
 from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupported
-from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine, check_one_distribution
+from enginehouse.onnxruntime_engine import (
+    CPU_PROVIDER,
+    OPTIMIZED_FILE,
+    OnnxRuntimeEngine,
+    check_one_distribution,
+)
 
 IdentityModel = Callable[..., onnx.ModelProto]
 CUDA = "CUDAExecutionProvider"
@@ -214,3 +219,25 @@ def test_both_distributions_together_are_refused(
         return
     with pytest.raises(NotSupported, match="onnxruntime and onnxruntime-gpu are both installed"):
         check_one_distribution()
+
+
+def test_both_distributions_are_refused_before_the_library_is_first_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two was unpacked last would be imported, so it must not come so far."""
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(metadata, "version", lambda _: "1.0")
+    with pytest.raises(NotSupported, match="both installed and overwrite each other"):
+        OnnxRuntimeEngine(tmp_path / "model.onnx")
+    assert "onnxruntime" not in sys.modules
+
+
+def test_a_profile_and_the_optimized_graph_are_left_in_the_folder(
+    tmp_path: Path, identity_model: IdentityModel, saved: Saved
+) -> None:
+    engine = OnnxRuntimeEngine(saved(identity_model()), profile_into=tmp_path)
+    engine.run({"INPUT0": np.zeros((1, 3), np.float32)})
+    times = engine.end_profile()
+    assert times.parent == tmp_path
+    assert b"kernel_time" in times.read_bytes()
+    assert onnx.load(tmp_path / OPTIMIZED_FILE).graph.output[0].name == "OUTPUT0"
