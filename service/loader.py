@@ -41,6 +41,7 @@ class _Contenders:
 class _Opened:
     """What serves on one kind of device; `degraded` says why it is not the best, `note` what else there is."""
 
+    file: EngineFile
     engines: list[Engine]
     degraded: str = ""
     note: str = ""
@@ -120,7 +121,8 @@ class VersionLoader:
             for name in ("degraded", "note")
         )
         engines = [opened[on_gpu].engines.pop(0) for on_gpu in placement.on_gpu]
-        return LoadedVersion(config, version, engines, time.monotonic() - started, degraded, note)
+        records = [group.file.record for group in opened.values() if group.file.record is not None]
+        return LoadedVersion(config, version, engines, time.monotonic() - started, degraded, note, records)
 
     def _open_first(
         self,
@@ -169,9 +171,9 @@ def _outcome(
 ) -> _Opened:
     name = file.path.name
     if contenders.is_last_resort:
-        return _Opened(engines, degraded=f"{name} serves because: {contenders.passed_over}")
+        return _Opened(file, engines, degraded=f"{name} serves because: {contenders.passed_over}")
     note = f"{name} serves; passed over: {contenders.passed_over}" if contenders.passed_over else ""
     if not failures:
-        return _Opened(engines, note=note)
+        return _Opened(file, engines, note=note)
     reason = "; ".join(f"{failed}: {problem}" for failed, problem in failures.items())
-    return _Opened(engines, degraded=f"{name} serves because: {reason}", note=note)
+    return _Opened(file, engines, degraded=f"{name} serves because: {reason}", note=note)

@@ -70,6 +70,7 @@ class ServerMetrics:
         yield _gauge("nv_inference_pending_request_count", "Requests that wait", models, "queue_depth")
         yield _gauge("enginehouse_queue_depth", "Requests that wait", models, "queue_depth")
         yield _gauge("nv_model_load_duration_secs", "Time that loading took", models, "load_seconds")
+        yield self._engines(models)
         yield self._degraded(models)
         yield self._golden(models)
         for name, text, attribute in _HISTOGRAMS:
@@ -89,6 +90,14 @@ class ServerMetrics:
         for model in models:
             for reason, count in model.statistics.failures.items():
                 metric.add_sample(metric.name, {**_labels(model), "reason": reason}, count)
+        return metric
+
+    def _engines(self, models: Iterable[ServedModel]) -> Metric:
+        metric = Metric("enginehouse_engine_info", "The engine file that serves, where there is evidence", "gauge")
+        for model in models:
+            for record in model.records:
+                facts = {"file": record.file, "platform": record.platform, "precision": record.precision}
+                metric.add_sample(metric.name, {**_labels(model), **facts}, 1)
         return metric
 
     def _degraded(self, models: Iterable[ServedModel]) -> Metric:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from enginehouse.engine import Engine
 from enginehouse.errors import Error, InvalidInput, NotReady
+from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.admission import Admission
@@ -38,6 +39,8 @@ class LoadedVersion:
     Attributes:
         degraded: why this is not what was published; empty if all is well.
         note: which engines of the version cannot run here, and why; empty if all can.
+        records: of the engine files that serve, more than one where instances run on two kinds of device; none
+            without evidence.
     """
 
     config: ModelConfig
@@ -46,6 +49,7 @@ class LoadedVersion:
     load_seconds: float
     degraded: str = ""
     note: str = ""
+    records: Sequence[EngineRecord] = ()
 
 
 class ServedModel:
@@ -57,6 +61,7 @@ class ServedModel:
         self.version = str(loaded.version)
         self.degraded = loaded.degraded
         self.note = loaded.note
+        self.records = tuple(loaded.records)
         self.load_seconds = loaded.load_seconds
         self.statistics = ModelStatistics()
         self.layout = layout_from_config(loaded.config)

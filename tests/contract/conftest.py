@@ -1,14 +1,27 @@
 """One real server over small models, shared by all contract tests."""
 
-from collections.abc import Iterator
+import json
+import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from enginehouse.dtype import DTYPES
-from tests.conftest import RunningService, StartService, make_identity_model
+from enginehouse.evidence import TargetRecord
+from enginehouse.hardware import this_hardware
+from enginehouse.model_config import config_from_specs
+from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
+from enginehouse.open_engine import open_engine
+from optimizer.publish.engines import BuiltEngine, lay_out
+from optimizer.publish.publish import publish
+from optimizer.publish.staging import staging
+from tests.conftest import DIGITS, RunningService, StartService, make_identity_model
+from tests.enginehouse.conftest import make_evidence
 
 
 def save_model(repository: Path, name: str, model: onnx.ModelProto, config: str = "", version: int = 1) -> None:
@@ -81,3 +94,71 @@ def service(start_service: StartService, contract_repository: Path) -> Iterator[
     flags = ["--model-control-mode", "explicit", "--load-model", "*", "--http-max-input-size", "1000000"]
     with start_service(contract_repository, *flags) as running:
         yield running
+
+
+def digits_engine(
+    path: Path,
+    file: str,
+    role: Literal["chosen", "variant", "fallback"],
+    speedup: float = 1.0,
+    platform: str = "onnxruntime_onnx",
+    precision: str = "fp32",
+    settings: dict[str, str] | None = None,
+) -> BuiltEngine:
+    return BuiltEngine(
+        file=file,
+        source_path=path,
+        role=role,
+        platform=platform,
+        provider=CPU_PROVIDER,
+        precision=precision,
+        candidate=file,
+        settings=settings or {},
+        target=TargetRecord(),
+        speedup=speedup,
+        engine=open_engine(path, platform, 1, settings=settings),
+    )
+
+
+def publish_digits(repository: Path, engines: Sequence[BuiltEngine] = ()) -> Path:
+    """Publish a version of the digits model as the optimizer would, without its search."""
+    path = DIGITS / "digits.onnx"
+    original = OnnxRuntimeEngine(path)
+    built = engines or (digits_engine(path, "model.onnx", "chosen"), digits_engine(path, "fallback.onnx", "fallback"))
+    config = config_from_specs("digits", "onnxruntime_onnx", original.inputs, original.outputs, 32, {})
+    with np.load(DIGITS / "digits.npz") as data, staging(repository) as workdir:
+        files = workdir / "version"
+        files.mkdir()
+        feeds = {original.inputs[0].name: data[f"calibration/{original.inputs[0].name}"][:16]}
+        records, golden = lay_out(files, built, original, feeds, {}, synthetic=False)
+        evidence = publish(
+            repository,
+            config,
+            files,
+            workdir,
+            lambda number: make_evidence(
+                {}, "digits", number, engines=records, golden=golden, hardware=this_hardware()
+            ),
+        )
+    return repository / "digits" / str(evidence.version)
+
+
+def index(service: RunningService) -> dict[str, Any]:
+    """The rows of the repository index by version."""
+    rows = json.load(urllib.request.urlopen(f"{service.url}/v2/repository/index", b""))
+    return {row["version"]: row for row in rows}
+
+
+def ask(service: RunningService) -> Any:
+    """The answer to the example's digit, a seven."""
+    body = (DIGITS / "request.json").read_bytes()
+    return json.load(urllib.request.urlopen(f"{service.url}/v2/models/digits/infer", body))
+
+
+def metrics(service: RunningService) -> str:
+    text: str = urllib.request.urlopen(f"{service.url}/metrics").read().decode()
+    return text
+
+
+def load(service: RunningService, name: str = "digits") -> None:
+    urllib.request.urlopen(urllib.request.Request(f"{service.url}/v2/repository/models/{name}/load", b"{}"))

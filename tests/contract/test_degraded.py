@@ -2,11 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import urllib.request
+import urllib.error
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,17 +12,15 @@ from onnx import numpy_helper
 
 from enginehouse.evidence import EVIDENCE_FILE
 from enginehouse.repository import digest
-from tests.conftest import DIGITS, ROOT, RunningService, StartService
+from tests.conftest import StartService
+from tests.contract.conftest import ask, index, load, metrics, publish_digits
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with one version, as the optimizer made it."""
+    """A repository with one version, as the optimizer makes it."""
     repository = tmp_path_factory.mktemp("published")
-    command = [sys.executable, "-m", "optimizer", "build", str(DIGITS / "digits.onnx"), "--name", "digits"]
-    options = ["--data", str(DIGITS / "digits.npz"), "--metric", "top1", "--max-drop", "1%"]
-    quick = ["--repository", str(repository), "--benchmark-seconds", "0.05"]
-    subprocess.run([*command, *options, *quick], cwd=ROOT, check=True, capture_output=True)
+    publish_digits(repository)
     return repository
 
 
@@ -53,21 +48,6 @@ def add_version(repository: Path, number: int) -> Path:
     version = repository / "digits" / str(number)
     shutil.copytree(repository / "digits" / "1", version)
     return version
-
-
-def index(service: RunningService) -> dict[str, Any]:
-    rows = json.load(urllib.request.urlopen(f"{service.url}/v2/repository/index", b""))
-    return {row["version"]: row for row in rows}
-
-
-def ask(service: RunningService) -> Any:
-    body = (DIGITS / "request.json").read_bytes()
-    return json.load(urllib.request.urlopen(f"{service.url}/v2/models/digits/infer", body))
-
-
-def metrics(service: RunningService) -> str:
-    text: str = urllib.request.urlopen(f"{service.url}/metrics").read().decode()
-    return text
 
 
 def test_an_untouched_version_is_not_degraded(start_service: StartService, repository: Path) -> None:
@@ -109,14 +89,13 @@ def test_the_previous_version_serves_before_any_fallback(start_service: StartSer
 def test_a_live_version_stays_when_its_successor_fails(start_service: StartService, repository: Path) -> None:
     with start_service(repository, "--model-control-mode", "explicit", "--load-model", "digits") as service:
         weaken(add_version(repository, 2), is_digest_kept=True)
-        load = urllib.request.Request(f"{service.url}/v2/repository/models/digits/load", b"{}")
         with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
-            urllib.request.urlopen(load)
+            load(service)
         assert "golden output 'logits' differs" in json.load(refusal.value)["error"]
         assert ask(service)["model_version"] == "1"
         assert "degraded: version 1 still serves because" in index(service)["1"]["reason"]
         shutil.rmtree(repository / "digits" / "2")
         add_version(repository, 3)
-        urllib.request.urlopen(load)
+        load(service)
         assert ask(service)["model_version"] == "3"
         assert index(service)["3"] == {"name": "digits", "version": "3", "state": "READY"}

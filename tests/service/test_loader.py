@@ -147,6 +147,7 @@ def test_the_fastest_engine_serves_under_the_platform_that_was_published(loading
     assert factor(loaded) == pytest.approx(2.0001)
     assert (loaded.config.platform, loaded.config.max_batch_size) == ("onnxruntime_onnx", 4)
     assert (loaded.degraded, loaded.note) == ("", "")
+    assert [record.file for record in loaded.records] == ["model.openvino.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import ServerMetrics, exposition_from_metrics
 from service.registry import Registry
+from tests.enginehouse.conftest import make_record
 from tests.service.conftest import Bench, MakeBench, make_request
 
 # Section 1e of the protocol reference, as far as it is here: name, type and labels beside `model` and `version`.
@@ -26,6 +27,7 @@ TRITON = {
 }
 OURS = {
     "enginehouse_queue_depth": "gauge",
+    "enginehouse_engine_info": "gauge",
     "enginehouse_model_degraded": "gauge",
     "enginehouse_golden_failures_total": "counter",
     "enginehouse_request_duration_seconds": "histogram",
@@ -113,6 +115,14 @@ def test_degraded_models_and_golden_failures_show(served: tuple[Bench, ServerMet
     assert value(metrics, "enginehouse_model_degraded") == 1
     assert value(metrics, "enginehouse_golden_failures_total") == 1
     assert value(metrics, "enginehouse_golden_failures_total", model="gone", version="2") == 1
+
+
+def test_the_engine_that_serves_is_named(served: tuple[Bench, ServerMetrics]) -> None:
+    one, metrics = served
+    assert "enginehouse_engine_info{" not in metrics.render()
+    one.model.records = (make_record("model.openvino.onnx", "variant", platform="openvino", precision="int8"),)
+    labels = {"file": "model.openvino.onnx", "platform": "openvino", "precision": "int8"}
+    assert value(metrics, "enginehouse_engine_info", **labels) == 1
 
 
 def test_a_server_without_models_is_readable_too() -> None:
