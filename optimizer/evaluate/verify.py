@@ -33,6 +33,7 @@ SYNTHETIC_TOLERANCE = 1e-3
 
 # With fewer, a lower precision that harms one row in ten would often go unseen: 0.9 ** 30 is 4 %.
 LEAST_ROWS = 30
+_ROUNDING = 1e-12
 _LOWERED = ("fp16", "bf16", "int8", "int8_dynamic", "int4")
 
 
@@ -146,6 +147,12 @@ def verdict(
     )
 
 
+def drop_exceeds(record: MetricRecord, limit: float) -> bool:
+    """Tell whether a drop is more than a limit allows: by itself, or significant and possibly so."""
+    drop = PairedDrop(record.drop, record.drop_upper_95, record.p_value)
+    return not record.drop <= limit + _ROUNDING or (drop.is_significant and drop.upper_95 > limit)
+
+
 def are_numbers(scores: Array) -> bool:
     """Tell whether no score is NaN or infinite."""
     return scores.dtype.kind != "f" or bool(np.isfinite(scores).all())
@@ -190,16 +197,15 @@ def _drop_problem(record: MetricRecord, judge: Judge) -> str:
     """Say what the tolerance does not allow; empty if it allows everything."""
     assert judge.metric is not None
     limit = judge.tolerance.limit(record.source, judge.metric.is_share)
-    if not record.drop <= limit + 1e-12:
+    if not drop_exceeds(record, limit):
+        return ""
+    if not record.drop <= limit + _ROUNDING:
         return f"{record.name} drops by {score_text(record.name, record.drop)}, {judge.tolerance} is allowed"
-    drop = PairedDrop(record.drop, record.drop_upper_95, record.p_value)
-    if drop.is_significant and drop.upper_95 > limit:
-        upper = score_text(record.name, drop.upper_95)
-        return (
-            f"{record.name} is significantly worse (p {drop.p_value:.2g}) and may drop by {upper}; "
-            f"{judge.tolerance} is allowed"
-        )
-    return ""
+    upper = score_text(record.name, record.drop_upper_95)
+    return (
+        f"{record.name} is significantly worse (p {record.p_value:.2g}) and may drop by {upper}; "
+        f"{judge.tolerance} is allowed"
+    )
 
 
 def _too_few_rows(record: MetricRecord, precision: str) -> str:
