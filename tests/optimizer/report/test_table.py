@@ -1,9 +1,12 @@
+from collections.abc import Callable
+
 from rich.console import Console
 
-from enginehouse.evidence import CandidateRecord, LatencyPoint, MetricRecord
-from optimizer.report.table import candidate_table, size_text
+from enginehouse.evidence import CandidateRecord, Evidence, LatencyPoint, MetricRecord
+from optimizer.report.table import candidate_table, shown_candidates
 
 WIDTH = 100
+EvidenceMaker = Callable[..., Evidence]
 
 
 def point(batch: int, median_ms: float) -> LatencyPoint:
@@ -66,19 +69,33 @@ def test_without_a_metric_the_difference_is_shown() -> None:
     assert "1.2e-06" in text
 
 
-def test_sizes_are_readable() -> None:
-    assert [size_text(size) for size in (None, 12, 516_017, 97_800_000, 2_500_000_000)] == [
-        "–",
-        "12 B",
-        "516 kB",
-        "97.8 MB",
-        "2.5 GB",
-    ]
-
-
 def test_a_narrow_terminal_loses_no_letter_of_a_reason() -> None:
     console = Console(width=80)
     with console.capture() as capture:
         console.print(candidate_table(RECORDS))
     assert "reference" in capture.get()
     assert "…" not in capture.get()
+
+
+def test_a_long_search_shows_the_finalists_and_the_best_of_each_engine_and_precision(
+    evidence_with: EvidenceMaker,
+) -> None:
+    candidates = evidence_with(trials=40).candidates
+    shown = shown_candidates(candidates)
+    assert {record.name for record in candidates if record.latency} <= {record.name for record in shown}
+    kinds = {(record.engine, record.precision) for record in candidates}
+    assert {(record.engine, record.precision) for record in shown} == kinds
+    dynamic = [record for record in candidates if (record.engine, record.precision) == ("onnxruntime", "int8_dynamic")]
+    fastest = max(
+        (record for record in dynamic if record.verdict == "accepted"), key=lambda one: one.quick_speedup or 0
+    )
+    assert [record for record in shown if record in dynamic] == [fastest]
+
+
+def test_what_is_left_out_is_counted(evidence_with: EvidenceMaker) -> None:
+    candidates = evidence_with(trials=40).candidates
+    left_out = len(candidates) - len(shown_candidates(candidates))
+    text = printed(*candidates)
+    assert f"{left_out} more trials in evidence.json" in text
+    assert all(len(line) <= WIDTH for line in text.splitlines())
+    assert "more trial" not in printed(*candidates[:12])
