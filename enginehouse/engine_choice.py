@@ -1,8 +1,8 @@
 """Which engine of a version serves on this machine, and why each other one does not.
 
 An engine is valid where its library is installed, the CPU has the instruction sets and the GPU the compute capability
-that it was built for. Of the valid ones the fastest comes first; figures from a machine of this kind count before
-those from another, and what runs anywhere comes last.
+that it was built for. First comes what the build was told to make for such a machine, then what was measured on one,
+the fastest first, then the rest by figures from elsewhere; what runs anywhere comes last.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,6 +57,15 @@ class Ranking:
     invalid: tuple[PassedOver, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where engines are compared: what was found out about them, and the machine."""
+
+    evidence: Evidence
+    hardware: Hardware
+    on_gpu: bool | None
+
+
 def installed_version(distribution: str) -> str | None:
     """Look up what is installed in this environment."""
     try:
@@ -83,9 +92,8 @@ def choose_engine(
             "Install a library that one of them needs, or build the version for this machine."
         )
     best, *others = ranking.valid
-    beaten = tuple(
-        PassedOver(record.file, _why_behind(record, best, evidence, hardware), can_run=True) for record in others
-    )
+    place = _Place(evidence, hardware, on_gpu)
+    beaten = tuple(PassedOver(record.file, _why_behind(record, best, place), can_run=True) for record in others)
     return Choice(best, beaten + ranking.invalid)
 
 
@@ -106,7 +114,8 @@ def rank_engines(
     problems = {record.file: _problem(record, hardware, installed, on_gpu) for record in evidence.engines}
     valid = [record for record in evidence.engines if not problems[record.file]]
     invalid = (PassedOver(file, problem) for file, problem in problems.items() if problem)
-    return Ranking(tuple(sorted(valid, key=lambda record: _rank(record, evidence, hardware))), tuple(invalid))
+    place = _Place(evidence, hardware, on_gpu)
+    return Ranking(tuple(sorted(valid, key=lambda record: _rank(record, place))), tuple(invalid))
 
 
 def needs_gpu(record: EngineRecord) -> bool:
@@ -161,34 +170,49 @@ def _machine_problem(record: EngineRecord, hardware: Hardware) -> str:
     return ""
 
 
-def _rank(record: EngineRecord, evidence: Evidence, hardware: Hardware) -> tuple[bool, bool, float, bool]:
-    is_measured = _is_measured(record, evidence, hardware)
-    return (record.role == "fallback", not is_measured, -_worth(record, evidence), record.role != "chosen")
+def _rank(record: EngineRecord, place: _Place) -> tuple[bool, bool, bool, float, bool]:
+    return (
+        record.role == "fallback",
+        not (_is_asked_for(record, place) or _is_measured(record, place)),
+        not needs_gpu(record) and bool(place.hardware.compute_capability) and not _is_measured(record, place),
+        -_worth(record, place),
+        record.role != "chosen",
+    )
 
 
-def _is_measured(record: EngineRecord, evidence: Evidence, hardware: Hardware) -> bool:
+def _is_asked_for(record: EngineRecord, place: _Place) -> bool:
+    """Whether the build was told to make it for another machine than its own, and this is one."""
+    return record.candidate == place.evidence.chosen and record.target.name != "host"
+
+
+def _is_measured(record: EngineRecord, place: _Place) -> bool:
     """Whether the speed-up was seen on a machine of this kind."""
-    if record.speedup is None or not record.target.is_measured:
+    if record.speedup is None or not record.target.is_measured or (place.on_gpu and not needs_gpu(record)):
         return False
-    built_on = evidence.hardware
+    built_on, hardware = place.evidence.hardware, place.hardware
     if needs_gpu(record):
         return built_on.compute_capability == hardware.compute_capability
     return (built_on.architecture, set(built_on.isa)) == (hardware.architecture, set(hardware.isa))
 
 
-def _worth(record: EngineRecord, evidence: Evidence) -> float:
+def _worth(record: EngineRecord, place: _Place) -> float:
     """The speed-up, in favour of what the build chose: it may be nearer to the original, or small on purpose."""
-    if record.candidate != evidence.chosen:
+    if record.candidate != place.evidence.chosen:
         return record.speedup or 0.0
-    is_small_on_purpose = evidence.recipe.get("objective") in _NOT_FOR_SPEED
-    return float("inf") if is_small_on_purpose else _AS_FAST * (record.speedup or 0.0)
+    is_small_on_purpose = place.evidence.recipe.get("objective") in _NOT_FOR_SPEED
+    if is_small_on_purpose or _is_asked_for(record, place):
+        return float("inf")
+    return _AS_FAST * (record.speedup or 0.0)
 
 
-def _why_behind(record: EngineRecord, best: EngineRecord, evidence: Evidence, hardware: Hardware) -> str:
+def _why_behind(record: EngineRecord, best: EngineRecord, place: _Place) -> str:
     if record.role == "fallback":
         return "it serves when no other engine can"
-    if _is_measured(best, evidence, hardware) and not _is_measured(record, evidence, hardware):
-        return f"it was not measured on a machine of this kind, and {best.file} was"
+    if not _is_measured(record, place):
+        if _is_measured(best, place):
+            return f"it was not measured on a machine of this kind, and {best.file} was"
+        if needs_gpu(best) and not needs_gpu(record):
+            return f"{best.file} was built for the GPU"
     if record.speedup is None or best.speedup is None or record.speedup > best.speedup:
         return f"the build chose {best.file}"
     return f"{best.file} is faster: {best.speedup:.2f}x the source's speed against {record.speedup:.2f}x"

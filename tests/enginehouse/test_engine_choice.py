@@ -157,6 +157,32 @@ def test_instances_on_the_cpu_or_on_the_gpu_take_what_runs_there() -> None:
     assert why(on_gpu, "model.openvino.onnx") == "it runs on the CPU, and the instances are on a GPU"
 
 
+ASKED_FOR = PLAN.model_copy(
+    update={
+        "speedup": None,
+        "target": TargetRecord(name="sm_89", compute_capability="8.9", is_measured=False),
+    }
+)
+
+
+def test_a_plan_that_the_build_was_asked_for_serves_on_its_gpu_although_nobody_measured_it() -> None:
+    found = evidence(INT8, ASKED_FOR, FALLBACK, hardware=CPU, chosen="rtx fp16")
+    choice = chosen(found, ADA)
+    assert choice.record is ASKED_FOR
+    assert why(choice, "model.onnx") == "the build chose model.sm89.plan"
+    assert chosen(found, AMPERE).record is INT8
+
+
+def test_a_plan_that_came_along_serves_on_its_gpu_unless_another_engine_was_measured_there() -> None:
+    found = evidence(INT8, ASKED_FOR, FALLBACK, hardware=CPU, chosen="int8")
+    assert chosen(found, ADA).record is INT8
+    elsewhere = ADA.model_copy(update={"isa": (*ADA.isa, "avx512_fp16")})
+    choice = chosen(found, elsewhere)
+    assert choice.record is ASKED_FOR
+    assert why(choice, "model.onnx") == "model.sm89.plan was built for the GPU"
+    assert chosen(found, ADA, on_gpu=True).record is ASKED_FOR
+
+
 def test_an_execution_provider_for_gpus_needs_one() -> None:
     record = make_record("model.cuda.onnx", "variant", provider="CUDAExecutionProvider", speedup=3.0)
     assert (
