@@ -51,6 +51,7 @@ class OpenVinoEngine:
         compiled = compile_model(path, settings)
         self.inputs = tuple(_spec(port, path) for port in compiled.inputs)
         self.outputs = tuple(_spec(port, path) for port in compiled.outputs)
+        self._compiled: Any = compiled
         self._request: Any = compiled.create_infer_request()
         self._tensor: Any = _tensor_class()
 
@@ -70,7 +71,19 @@ class OpenVinoEngine:
         return {spec.name: np.array(output) for spec, output in zip(self.outputs, outputs, strict=True)}
 
     def close(self) -> None:
-        self._request = None
+        self._request = self._compiled = None
+
+    def runtime_nodes(self) -> list[dict[str, str]]:
+        """What OpenVINO made of the file: per node its `name` and all that the library tells, by its own words."""
+        nodes = self._compiled.get_runtime_model().get_ordered_ops()
+        return [{"name": node.get_friendly_name(), **_texts(node.get_rt_info())} for node in nodes]
+
+    def node_times(self) -> dict[str, float]:
+        """Milliseconds of each node that the last run executed; needs the option `PERF_COUNT`."""
+        counted = self._request.get_profiling_info()
+        return {
+            node.node_name: node.real_time.total_seconds() * 1000 for node in counted if node.status.name == "EXECUTED"
+        }
 
 
 def compile_model(path: Path, settings: Mapping[str, object]) -> Any:
@@ -95,6 +108,10 @@ def _tensor_class() -> Any:
     import openvino
 
     return openvino.Tensor
+
+
+def _texts(facts: Any) -> dict[str, str]:
+    return {key: facts[key].astype(str) for key in facts}
 
 
 def _readable(feeds: Tensors, spec: TensorSpec) -> Array:
