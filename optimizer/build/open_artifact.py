@@ -42,6 +42,6 @@ def open_artifact(artifact: Artifact, threads: int) -> Engine:
         case "openvino":
             return OpenVinoEngine(artifact.path, threads, artifact.hint)
         case "tensorrt" | "tensorrt-rtx":
-            return cast(Engine, TensorRTEngine(artifact.path, threads))
+            return cast(Engine, TensorRTEngine(artifact.path, threads, artifact.engine))
         case _:
             assert_never(artifact.engine)

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from onnx import TensorProto, helper
 
 from enginehouse.cuda_driver import CudaDriver
 from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupported, Unsupported
+from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.build.tensorrt_build import PlanRequest, build_plan, plan_target, targets_in_plan
 from optimizer.graph.graph import Graph
 from tests.tensorrt_builder_fakes import Told, fake_tensorrt
@@ -147,3 +149,10 @@ def test_the_callers_graph_is_left_as_it_was(told: Told, tmp_path: Path) -> None
     graph = half_graph("Relu")
     build_plan(request(graph), tmp_path / "model.plan")
     assert [node.name for node in graph.model.graph.node] == ["mm", ""]
+
+
+def test_an_artifact_is_opened_with_the_library_that_built_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(MissingExtra, match="tensorrt-rtx"):
+        open_artifact(Artifact(tmp_path / "model.plan", "tensorrt-rtx"), threads=1)
