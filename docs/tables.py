@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.model_config import HONOURED_FIELDS
 from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
@@ -137,7 +138,10 @@ def _metric_families() -> list[tuple[str, str, list[str], str]]:
 def _exposition() -> str:
     """The metrics of a server with one model that does nothing."""
     engine = FakeEngine((), (), lambda feeds: feeds)
-    model = ServedModel(LoadedVersion(ModelConfig(name="any"), 1, [engine], 0.0), FakeClock())
+    record = EngineRecord(
+        file="any", platform="any", provider="", precision="any", role="chosen", tolerance=GoldenTolerance(original={})
+    )
+    model = ServedModel(LoadedVersion(ModelConfig(name="any"), 1, [engine], 0.0, records=[record]), FakeClock())
     registry = Registry()
     registry.replace("any", [model])
     try:

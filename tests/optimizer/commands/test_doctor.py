@@ -73,7 +73,7 @@ def test_another_machine_has_another_answer(tmp_path: Path) -> None:
     assert "a GPU" in row(found, "this machine")
     assert "(compute capability 8.9)" in row(found, "this machine")
     assert "cannot openvino is not installed" in row(found, "model.openvino.onnx")
-    assert "can run" in row(found, "model.sm89.plan")
+    assert "serves the best that is valid here" in row(found, "model.sm89.plan")
 
 
 def test_a_version_that_nothing_can_run_says_why_for_each_engine(tmp_path: Path) -> None:
