@@ -20,7 +20,7 @@ ENGINES = {
 _ARGUMENTS = {
     "onnxruntime_onnx": {},
     "openvino": {"INFERENCE_PRECISION_HINT": "precision_hint"},
-    "tensorrt_plan": {"library": "library", "host_code": "host_code"},
+    "tensorrt_plan": {"library": "library"},
 }
 
 

@@ -1,6 +1,6 @@
 """The door to TensorRT plans, of either library. Opening one needs an NVIDIA GPU.
 
-It was run against fakes of the driver and the library only: no GPU was there when it was written.
+So far it ran against fakes of the driver and of the library only, never on a GPU; `tests/gpu` waits for one.
 """
 
 from pathlib import Path
@@ -46,7 +46,7 @@ class TensorRTEngine:
         library: `tensorrt` or `tensorrt-rtx`, whichever built the plan; None takes the one that is installed,
             `tensorrt` before `tensorrt-rtx`.
         host_code: `allowed` lets a plan that was built for later releases bring its own runtime, which is code for
-            the CPU: only for files that you trust as you trust a program.
+            the CPU: only for files that you trust as you trust a program. What lies beside a plan cannot allow it.
 
     Raises:
         MissingExtra: the library is not installed.

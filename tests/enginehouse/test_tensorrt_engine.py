@@ -188,12 +188,9 @@ def test_bf16_is_a_type_like_any_other() -> None:
     assert _dtype("x", "BF16").numpy == np.dtype(ml_dtypes.bfloat16)
 
 
-def test_evidence_tells_which_library_opens_a_plan_and_whether_its_code_is_trusted(
-    open_plan: OpenPlan, tmp_path: Path
-) -> None:
-    open_plan(fake_plan(host_code=True), "tensorrt-rtx", host_code="allowed").close()
-    settings = {"library": "tensorrt-rtx", "host_code": "allowed"}
-    engine = open_engine(tmp_path / "model.plan", "tensorrt_plan", 1, settings=settings)
+def test_evidence_tells_which_library_opens_a_plan(open_plan: OpenPlan, tmp_path: Path) -> None:
+    open_plan(fake_plan(), "tensorrt-rtx").close()
+    engine = open_engine(tmp_path / "model.plan", "tensorrt_plan", 1, settings={"library": "tensorrt-rtx"})
     np.testing.assert_array_equal(engine.run({"x": rows(1)})["y"], 2 * rows(1))
     with pytest.raises(MissingExtra, match="tensorrt"):
         open_engine(tmp_path / "model.plan", "tensorrt_plan", 1, settings={"library": "tensorrt"})
