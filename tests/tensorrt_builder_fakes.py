@@ -35,16 +35,19 @@ class Told:
         self.has_builder = True
         self.builds = True
         self.layers: list[dict[str, Any]] = LAYERS
+        self.targets: dict[int, str] = {}
+        self.plan: bytes | None = None
 
 
-def fake_tensorrt(cuda: FakeCuda, told: Told) -> ModuleType:
-    """The module `tensorrt` of release 11: strongly typed only, for the GPU that is there."""
-    module = fake_library("tensorrt", cuda)
+def fake_tensorrt(cuda: FakeCuda, told: Told, name: str = "tensorrt") -> ModuleType:
+    """The module `tensorrt` of release 11: strongly typed only, for the GPU that is there; or `tensorrt_rtx`."""
+    module = fake_library(name, cuda)
     names: dict[str, Any] = {
         "NetworkDefinitionCreationFlag": IntEnum("NetworkDefinitionCreationFlag", ["OTHER"]),
         "ProfilingVerbosity": IntEnum("ProfilingVerbosity", ["NONE", "DETAILED"]),
         "BuilderFlag": IntEnum("BuilderFlag", ["TF32", "VERSION_COMPATIBLE"]),
         "HardwareCompatibilityLevel": IntEnum("HardwareCompatibilityLevel", ["NONE", "AMPERE_PLUS"]),
+        "ComputeCapability": IntEnum("ComputeCapability", ["CURRENT", "SM75", "SM86", "SM120"]),
         "LayerInformationFormat": IntEnum("LayerInformationFormat", ["ONELINE", "JSON"]),
     }
     for key, value in names.items():
@@ -79,7 +82,7 @@ class _Builder:
         if not self._told.builds:
             self._log.error("Error Code 10: no implementation")
             return None
-        return fake_plan(".".join(map(str, self._cuda.capability)), layers=self._told.layers)
+        return self._told.plan or fake_plan(".".join(map(str, self._cuda.capability)), layers=self._told.layers)
 
 
 class _Profile:
@@ -106,6 +109,9 @@ class _Config:
     @hardware_compatibility_level.setter
     def hardware_compatibility_level(self, level: Any) -> None:
         self._told.level = level
+
+    def set_compute_capability(self, capability: Any, index: int) -> None:
+        self._told.targets[index] = capability.name
 
     def set_flag(self, flag: Any) -> None:
         self._told.flags.append(flag.name)

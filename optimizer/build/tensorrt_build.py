@@ -109,7 +109,9 @@ def _check_request(request: PlanRequest, library: TensorRTLibrary) -> None:
     if not re.fullmatch(r"\d+\.\d", request.compute_capability):
         raise InvalidInput(f"compute capability '{request.compute_capability}' is not understood; expected one as 8.9.")
     if not library.takes_target:
-        found = open_driver(f"building a plan with {library.title}").compute_capability
+        driver = open_driver(f"building a plan with {library.title}")
+        found = driver.compute_capability
+        driver.close()
         if found != request.compute_capability:
             raise InvalidInput(
                 f"{library.title} builds for the GPU it runs on, which has compute capability {found}; asked for was "

@@ -3,7 +3,7 @@
 The network is strongly typed: it computes each node in the types that the graph says, and no builder flag lowers them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,25 @@ def profile_shapes(graph: Graph, batch: tuple[int, int, int], shapes: Mapping[st
     found = {spec.name: shapes.get(spec.name) or _batched(spec, batch) for spec in graph.inputs}
     for spec in graph.inputs:
         _check(spec, found[spec.name])
+    return found
+
+
+def observed_shapes(
+    graph: Graph, batch: tuple[int, int, int], seen: Iterable[Mapping[str, tuple[int, ...]]]
+) -> dict[str, Shapes]:
+    """Bounds for the inputs of which more than the batch is open: least, median and most of the shapes seen in data."""
+    shapes = list(seen)
+    found: dict[str, Shapes] = {}
+    for spec in graph.inputs:
+        rows = [one[spec.name][1:] for one in shapes if spec.name in one]
+        if -1 not in spec.shape[1:] or not rows:
+            continue
+        ordered = [sorted(sizes) for sizes in zip(*rows, strict=True)]
+        bounds = ([sizes[0], sizes[len(sizes) // 2], sizes[-1]] for sizes in ordered)
+        least, best, most = zip(*bounds, strict=True)
+        fixed = spec.shape[0]
+        low, middle, high = batch if fixed == -1 else (fixed, fixed, fixed)
+        found[spec.name] = ((low, *least), (middle, *best), (high, *most))
     return found
 
 

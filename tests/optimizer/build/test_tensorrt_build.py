@@ -15,7 +15,7 @@ from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.build.tensorrt_build import PlanRequest, build_plan, plan_target, targets_in_plan
 from optimizer.graph.graph import Graph
 from tests.tensorrt_builder_fakes import Told, fake_tensorrt
-from tests.tensorrt_fakes import FakeCuda
+from tests.tensorrt_fakes import FakeCuda, fake_plan
 
 
 @pytest.fixture
@@ -24,6 +24,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     told, cuda = Told(), FakeCuda((8, 6))
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(cuda, told))
     monkeypatch.setattr("optimizer.build.tensorrt_build.open_driver", lambda _: CudaDriver(cuda))
+    return told
+
+
+@pytest.fixture
+def told_rtx(told: Told, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """The same machine with the other library."""
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt(FakeCuda((8, 6)), told, "tensorrt_rtx"))
     return told
 
 
@@ -41,7 +48,8 @@ def half_graph(*operators: str, element_type: int = TensorProto.FLOAT16) -> Grap
 
 
 def request(graph: Graph | None = None, capability: str = "8.6", **options: Any) -> PlanRequest:
-    return PlanRequest(graph or half_graph("Relu"), "tensorrt", capability, (1, 4, 8), **options)
+    library = options.pop("library", "tensorrt")
+    return PlanRequest(graph or half_graph("Relu"), library, capability, (1, 4, 8), **options)
 
 
 def test_a_plan_is_written_and_read_back_through_the_inspector(told: Told, tmp_path: Path) -> None:
@@ -123,6 +131,33 @@ def test_a_plan_that_nobody_can_read_back_is_not_written(told: Told, tmp_path: P
     told.layers = []
     with pytest.raises(EngineFailed, match="lists none of its layers"):
         build_plan(request(), tmp_path / "model.plan")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rtx_is_told_its_target_and_never_meets_a_timing_cache(told_rtx: Told, tmp_path: Path) -> None:
+    cache = tmp_path / "timing.cache"
+    build_plan(request(library="tensorrt-rtx", timing_cache=cache), tmp_path / "model.plan")
+    assert told_rtx.targets == {0: "SM86"}
+    assert not told_rtx.caches_read
+    assert not cache.exists()
+
+
+def test_rtx_takes_later_gpus_along_where_that_is_asked(told_rtx: Told, tmp_path: Path) -> None:
+    build_plan(request(library="tensorrt-rtx", hardware_compatible=True), tmp_path / "model.plan")
+    assert told_rtx.targets == {0: "SM86", 1: "SM120"}
+
+
+def test_a_plan_that_its_own_library_calls_malformed_is_not_written(told_rtx: Told, tmp_path: Path) -> None:
+    told_rtx.plan = b"garbled"
+    with pytest.raises(EngineFailed, match="calls malformed itself"):
+        build_plan(request(library="tensorrt-rtx"), tmp_path / "model.plan")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_that_was_compiled_for_another_gpu_is_not_written(told_rtx: Told, tmp_path: Path) -> None:
+    told_rtx.plan = fake_plan() + b"accelerators={sm120 }"
+    with pytest.raises(EngineFailed, match=r"asked for compute capability 8\.6 and compiled for 12\.0"):
+        build_plan(request(library="tensorrt-rtx"), tmp_path / "model.plan")
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from enginehouse.errors import InvalidInput
-from optimizer.build.tensorrt_network import profile_shapes
+from optimizer.build.tensorrt_network import observed_shapes, profile_shapes
 from optimizer.graph.graph import Graph
 
 BATCH = (1, 4, 16)
@@ -59,3 +59,22 @@ def test_shapes_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...],
 def test_a_batch_range_that_shrinks_is_refused() -> None:
     with pytest.raises(InvalidInput, match="no dimension may shrink"):
         profile_shapes(graph_of(x=["n", 3]), (4, 2, 8), {})
+
+
+def test_bounds_of_open_dimensions_come_from_the_data_that_was_seen() -> None:
+    graph = graph_of(x=["n", "length", 7], mask=["n", "length"], fixed=["n", 3])
+    seen = [{"x": (2, length, 7), "mask": (2, length), "fixed": (2, 3)} for length in (40, 9, 11)]
+    found = observed_shapes(graph, BATCH, seen)
+    assert found == {
+        "x": ((1, 9, 7), (4, 11, 7), (16, 40, 7)),
+        "mask": ((1, 9), (4, 11), (16, 40)),
+    }
+    assert profile_shapes(graph, BATCH, found)["fixed"] == ((1, 3), (4, 3), (16, 3))
+
+
+def test_a_fixed_batch_stays_fixed_beside_an_open_length() -> None:
+    assert observed_shapes(graph_of(x=[2, "length"]), BATCH, [{"x": (2, 5)}]) == {"x": ((2, 5), (2, 5), (2, 5))}
+
+
+def test_nothing_is_said_of_inputs_that_were_not_seen() -> None:
+    assert observed_shapes(graph_of(x=["n", "length"]), BATCH, []) == {}
