@@ -1,6 +1,6 @@
 """What OpenVINO says it runs: the nodes of its runtime model that a run executes, their precision and their time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ _PRECISIONS = {
 _MULTIPLYING = frozenset(("Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq"))
 _RECURRENT = ("RNNCell", "RNNSeq")
 _RECURRENT_NODES = frozenset(("LSTM", "GRU", "RNN"))
+_WEIGHTED_NODES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 # They move, mark or hold values; what is asked about is what computes.
 _SILENT = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"))
 
@@ -77,44 +78,58 @@ def _run_node(facts: Mapping[str, Any], times: Mapping[str, Sequence[float]]) ->
 
 def _layers(nodes: Sequence[_RunNode], graph: Graph) -> tuple[EngineLayer, ...]:
     """What multiplies has the first claim on an ONNX node of which OpenVINO made several of its own."""
-    claimed: set[str] = set()
-    sources: dict[str, tuple[str, ...]] = _recurrent_sources(nodes, graph)
-    claimed.update(name for names in sources.values() for name in names)
     names = _Names(graph)
+    owners: dict[str, str] = _recurrent_owners(nodes, graph)
     for node in sorted(nodes, key=lambda node: node.operator not in _MULTIPLYING):
-        own = [name for name in names.of(node.origins) if name not in claimed]
-        sources[node.name] = (*sources.get(node.name, ()), *own)
-        claimed.update(own)
+        for name in names.of(node.origins):
+            owners.setdefault(name, node.name)
+    for name in list(names.unnamed(owners)):
+        owners[name] = owners[names.reader_of(name, owners)]
+    sources: dict[str, list[str]] = {}
+    for name in (node.name for node in graph.model.graph.node if node.name in owners):
+        sources.setdefault(owners[name], []).append(name)
     return tuple(
         EngineLayer(
             name=node.name,
             operator=node.operator,
             precision=node.precision,
             time_ms=node.milliseconds,
-            source_nodes=sources[node.name],
+            source_nodes=tuple(sources.get(node.name, ())),
         )
         for node in nodes
     )
 
 
-def _recurrent_sources(nodes: Sequence[_RunNode], graph: Graph) -> dict[str, tuple[str, ...]]:
+def _recurrent_owners(nodes: Sequence[_RunNode], graph: Graph) -> dict[str, str]:
     """OpenVINO gives these names of its own, but keeps their order."""
     made = [node.name for node in nodes if node.operator in _RECURRENT]
     asked = [node.name for node in graph.model.graph.node if node.op_type in _RECURRENT_NODES]
-    return {name: (node,) for name, node in zip(made, asked, strict=True)} if len(made) == len(asked) else {}
+    return dict(zip(asked, made, strict=True)) if len(made) == len(asked) else {}
 
 
 class _Names:
     """From the names that OpenVINO makes of ONNX nodes and outputs back to the nodes."""
 
     def __init__(self, graph: Graph) -> None:
-        nodes = graph.model.graph.node
-        self._nodes: dict[str, NodeProto] = {name: node for node in nodes for name in node.output}
-        self._nodes |= {node.name: node for node in nodes}
+        self._all = graph.model.graph.node
+        self._nodes: dict[str, NodeProto] = {name: node for node in self._all for name in node.output}
+        self._nodes |= {node.name: node for node in self._all}
 
     def of(self, origins: Sequence[str]) -> Iterator[str]:
         found = (node for name in origins if (node := self._node(name)) is not None)
-        return iter(dict.fromkeys(node.name for node in found if node.op_type not in _SILENT))
+        return (node.name for node in found if node.op_type not in _SILENT)
+
+    def unnamed(self, named: Collection[str]) -> Iterator[str]:
+        """Nodes with weights that OpenVINO renamed as it folded what follows into them."""
+        for node in self._all:
+            if node.op_type in _WEIGHTED_NODES and node.name not in named and self.reader_of(node.name, named):
+                yield node.name
+
+    def reader_of(self, name: str, named: Collection[str]) -> str:
+        """The node of a known name that is the only one to read a node's output; empty if there is none."""
+        output = self._nodes[name].output[0]
+        readers = [node.name for node in self._all if output in node.input]
+        return readers[0] if len(readers) == 1 and readers[0] in named else ""
 
     def _node(self, name: str) -> NodeProto | None:
         """One ONNX node may become several, called `<its name>/<what each does>`."""

@@ -27,8 +27,8 @@ COMPUTING = frozenset(
     (
         "Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN",
         "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger", "FusedGemm", "QGemm", "FusedMatMul",
-        "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits", "DynamicQuantizeLSTM",
-        "Attention", "QAttention", "MultiHeadAttention",
+        "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulNBits",
+        "DynamicQuantizeLSTM", "Attention", "QAttention", "MultiHeadAttention",
         "Convolution", "Deconvolution", "FullyConnected", "RNNCell", "RNNSeq",
     )
 )  # fmt: skip

@@ -214,3 +214,14 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"enginehouse\[openvino\]"):
         OpenVinoEngine(Path("model.xml"))
+
+
+def test_what_it_runs_can_be_asked_for(product: Path) -> None:
+    engine = OpenVinoEngine(product, options={"PERF_COUNT": "YES"})
+    engine.run({"x": np.ones((2, 64), np.float32)})
+    nodes = {node["name"]: node for node in engine.runtime_nodes()}
+    ran = engine.node_times()
+    (product_name,) = [name for name, node in nodes.items() if node["layerType"] == "FullyConnected"]
+    assert nodes[product_name]["runtimePrecision"] == "f32"
+    assert product_name in ran
+    assert set(ran) <= set(nodes)
