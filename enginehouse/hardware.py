@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from enginehouse.cpu_quota import quota_cores
+from enginehouse.nvidia import first_gpu
 
 # What decides which integer and half-precision kernels a CPU library picks.
 _DECISIVE_ISA = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
@@ -31,14 +32,24 @@ class Hardware(BaseModel):
     driver: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa) or self.architecture}"
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} cores, {' '.join(self.isa) or self.architecture}{gpu}"
 
 
 def this_hardware() -> Hardware:
     """Describe the machine that this process may use (its affinity mask counts, not the whole host)."""
     model, flags = _cpu_facts()
     isa = tuple(name for name in (*_DECISIVE_ISA, *_DECISIVE_ISA_ARM) if name in flags)
-    return Hardware(cpu=model, architecture=platform.machine(), isa=isa, cores=usable_cores())
+    gpu = first_gpu()
+    return Hardware(
+        cpu=model,
+        architecture=platform.machine(),
+        isa=isa,
+        cores=usable_cores(),
+        gpu=gpu.name if gpu else None,
+        compute_capability=gpu.compute_capability if gpu else None,
+        driver=gpu.driver if gpu else None,
+    )
 
 
 def usable_cores() -> int:

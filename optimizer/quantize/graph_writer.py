@@ -65,16 +65,18 @@ class GraphWriter:
         read = {value.name for value in graph.output}
         for node in graph.node:
             read.update((*node.input, *captured_values(node)))
+        weights = [tensor for tensor in graph.initializer if tensor.name in read]
         unread = {tensor.name for tensor in graph.initializer} - read
-        for field in (graph.initializer, graph.input):
-            kept = [entry for entry in field if entry.name not in unread]
-            del field[:]
-            field.extend(kept)  # type: ignore[arg-type]
+        inputs = [value for value in graph.input if value.name not in unread]
+        del graph.initializer[:]
+        del graph.input[:]
+        graph.initializer.extend(weights)
+        graph.input.extend(inputs)
         return Graph(self.model)
 
     def _all_names(self) -> set[str]:
         graph = self.model.graph
-        names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+        names = {value.name for value in (*graph.input, *graph.output)} | self.weights.keys()
         for node in graph.node:
             names.update((node.name, *node.input, *node.output, *captured_values(node)))
         return names

@@ -8,6 +8,7 @@ import pytest
 
 from enginehouse import hardware
 from enginehouse.hardware import Hardware, this_hardware, threads_per_instance, usable_cores
+from enginehouse.nvidia import Gpu
 
 X86 = "processor: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu sse avx2 avx512f amx_int8\n\nmodel name: another\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\n"
@@ -22,11 +23,22 @@ def test_the_decisive_instructions_are_read_in_a_fixed_order(
 ) -> None:
     monkeypatch.setattr(Path, "read_text", lambda _: text)
     monkeypatch.setattr(hardware, "usable_cores", lambda: 3)
+    monkeypatch.setattr(hardware, "first_gpu", lambda: None)
     found = this_hardware()
     assert found.isa == isa
     assert found.cpu == (cpu or os.uname().machine)
     assert str(found) == f"{found.cpu}, 3 cores, {' '.join(isa) or found.architecture}"
     assert Hardware.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_gpu_is_described_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "first_gpu", lambda: Gpu("Some GPU", "8.9", "580.1"))
+    found = this_hardware()
+    assert (found.gpu, found.compute_capability, found.driver) == ("Some GPU", "8.9", "580.1")
+    assert str(found).endswith(", Some GPU")
+    monkeypatch.setattr(hardware, "first_gpu", lambda: None)
+    found = this_hardware()
+    assert (found.gpu, found.compute_capability, found.driver) == (None, None, None)
 
 
 def test_a_machine_that_does_not_tell_is_described_modestly(monkeypatch: pytest.MonkeyPatch) -> None:
