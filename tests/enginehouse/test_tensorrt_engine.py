@@ -11,7 +11,8 @@ import pytest
 from enginehouse.cuda_driver import CudaDriver
 from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupported
 from enginehouse.open_engine import open_engine
-from enginehouse.tensorrt_engine import TensorRTEngine
+from enginehouse.tensorrt_engine import _BY_TENSORRT_NAME, _INVALIDITY, TensorRTEngine, _dtype, _invalidity
+from enginehouse.tensorrt_library import LIBRARIES, import_library, listening_log
 from tests.tensorrt_fakes import FakeCuda, fake_library, fake_plan
 
 OpenPlan = Callable[..., TensorRTEngine]
@@ -183,8 +184,6 @@ def test_an_unreadable_file_is_an_engine_that_failed(cuda: FakeCuda, monkeypatch
 
 
 def test_bf16_is_a_type_like_any_other() -> None:
-    from enginehouse.tensorrt_engine import _dtype
-
     assert _dtype("x", "BF16").numpy == np.dtype(ml_dtypes.bfloat16)
 
 
@@ -194,3 +193,27 @@ def test_evidence_tells_which_library_opens_a_plan(open_plan: OpenPlan, tmp_path
     np.testing.assert_array_equal(engine.run({"x": rows(1)})["y"], 2 * rows(1))
     with pytest.raises(MissingExtra, match="tensorrt"):
         open_engine(tmp_path / "model.plan", "tensorrt_plan", 1, settings={"library": "tensorrt"})
+
+
+@pytest.mark.rtx
+def test_every_name_that_the_door_uses_is_in_the_real_library() -> None:
+    module = import_library(LIBRARIES["tensorrt-rtx"], "this test")
+    assert set(_BY_TENSORRT_NAME) <= set(module.DataType.__members__)
+    assert set(_INVALIDITY) <= set(module.EngineInvalidityDiagnostics.__members__)
+    assert module.TensorIOMode.INPUT != module.TensorIOMode.OUTPUT
+    assert module.TensorLocation.HOST != module.TensorLocation.DEVICE
+    used = {
+        module.Runtime: "deserialize_cuda_engine engine_header_size engine_host_code_allowed get_engine_validity",
+        module.ICudaEngine: "create_execution_context get_tensor_dtype get_tensor_location get_tensor_mode "
+        "get_tensor_name get_tensor_profile_shape get_tensor_shape num_io_tensors",
+        module.IExecutionContext: "execute_async_v3 get_tensor_shape set_input_shape set_tensor_address",
+    }
+    for owner, names in used.items():
+        assert set(names.split()) <= set(dir(owner))
+
+
+@pytest.mark.rtx
+def test_the_real_library_tells_a_damaged_plan() -> None:
+    module = import_library(LIBRARIES["tensorrt-rtx"], "this test")
+    runtime = module.Runtime(listening_log(module))
+    assert "the file is damaged" in _invalidity(module, runtime, b"no plan" * 20)

@@ -22,7 +22,9 @@ from optimizer.graph.layers import layers_of, named_graph
 from optimizer.graph.run import run_graph
 from optimizer.graph.shapes import infer_shapes, value_types
 from optimizer.lower.half import lower_to_half
+from optimizer.quantize.int4 import quantize_int4
 from optimizer.quantize.int8 import plan_int8, quantize_int8
+from optimizer.quantize.opset import with_quantizable_opset
 from tests.conftest import DIGITS
 
 pytestmark = pytest.mark.rtx
@@ -116,6 +118,18 @@ def test_every_layer_of_the_digits_network_is_found_in_the_engine(precision: str
     proof = build_plan(request(graph_in("digits", precision)), tmp_path / "model.plan")
     named = {name for layer in proof.layers for name in layer.source_nodes}
     assert {layer.name for layer in layers_of(graph_in("digits", "fp32"))} <= named
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int4"])
+def test_the_other_precisions_are_read_back_too(precision: str, tmp_path: Path) -> None:
+    source = named_graph(load_graph(DIGITS / "digits_mlp.onnx"))
+    newer = with_quantizable_opset(source)
+    assert isinstance(newer, Graph)
+    layers = [layer.name for layer in layers_of(source)]
+    graph = lower_to_half(source, "bf16", None, {}) if precision == "bf16" else quantize_int4(newer, layers, "qdq")
+    assert isinstance(graph, Graph), graph
+    proof = build_plan(request(graph), tmp_path / "model.plan")
+    assert (proof.layer_share, proof.kept) == ({precision: 1.0}, {})
 
 
 def test_it_is_read_back_what_was_fused_into_what(tmp_path: Path) -> None:
