@@ -68,7 +68,7 @@ def _engines(contents: Contents, files: Path) -> tuple[tuple[EngineRecord, ...],
 
 
 def _score(contents: Contents, steps: Steps) -> TestScore | None:
-    """Nothing has read the test split so far."""
+    """Nothing has been chosen by the test split."""
     plan = contents.plan
     with steps.step("test") as step:
         test = None

@@ -1,12 +1,13 @@
-"""Observe the range of tensors while real rows pass: one running minimum and maximum each, and nothing else.
+"""Observe tensors while real rows pass, in memory that does not grow with the rows.
 
-The graph itself reduces every observed tensor to two numbers (`ReduceMin`, `ReduceMax`), so that memory stays the same
-however many rows come.
+First pass: the graph itself reduces every observed tensor to its lowest and highest value; the pass ends when no range
+has grown for a while. Second pass, only for histograms: the same rows again, counted into bins of the ranges found.
+What is known is saved every few batches, so that a calibration that was killed goes on where it was.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,67 +17,203 @@ from enginehouse.hardware import threads_per_instance
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
+from optimizer.quantize.calibration_state import Progress, chained_digest, load_progress, save_progress
+from optimizer.quantize.histograms import HistogramCounter
+from optimizer.quantize.observation import BINS, Observation
 
 _MINIMUM, _MAXIMUM = "/calibration_minimum", "/calibration_maximum"
+_GROWTH = 1e-3
+_LEAST_ROWS = 512
+_QUIET_ROWS = 256
+_SAVE_EVERY = 4
+
+# Histograms say how values are spread, not how far they reach: fewer rows tell it.
+_COUNTED_ROWS = 256
+
+ReadFeeds = Callable[[], Iterable[Tensors]]
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationTable:
-    """The range of each observed tensor, with what it was observed on.
+    """What was observed of each tensor, and on what.
 
     Attributes:
-        ranges: lowest and highest value by tensor.
-        rows: feeds are counted by the length of their first input.
+        observations: by tensor.
+        rows: that were read; feeds are counted by the length of their first input.
+        rows_available: that were there.
+        has_converged: whether reading ended because no range grew any more.
         model_fingerprint: of the graph that was observed.
-        feeds_fingerprint: of all feeds, in order.
+        feeds_fingerprint: of the feeds that were read, in order.
     """
 
-    ranges: dict[str, tuple[float, float]]
+    observations: dict[str, Observation]
     rows: int
+    rows_available: int
+    has_converged: bool
     model_fingerprint: str
     feeds_fingerprint: str
 
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Lowest and highest value by tensor."""
+        return {name: (found.lowest, found.highest) for name, found in self.observations.items()}
+
 
 def calibrate(
-    graph: Graph, tensors: Sequence[str], feeds: Iterable[Tensors], workdir: Path, threads: int | None = None
+    graph: Graph,
+    tensors: Sequence[str],
+    read_feeds: ReadFeeds,
+    rows_available: int,
+    workdir: Path,
+    *,
+    histograms: bool = False,
+    state: Path | None = None,
+    threads: int | None = None,
 ) -> CalibrationTable:
-    """Run all feeds once and note the range of each tensor; tensors must be floats that the graph computes or is fed.
+    """Run the rows and note what each tensor does.
+
+    Args:
+        graph: what is observed.
+        tensors: FP32 values that it computes or is fed.
+        read_feeds: opens the stream of feeds, always the same; it is read once, or twice for histograms.
+        rows_available: how many rows there are, for the record.
+        workdir: for the graph with its reductions.
+        histograms: count values into bins as well.
+        state: where progress is kept and resumed from; what lies there of another model or other feeds is ignored.
+        threads: inside one operator.
 
     Raises:
         EngineFailed: the model cannot run these feeds.
     """
-    path = workdir / "calibration.onnx"
-    Graph(_observed_model(graph, tensors)).save(path)
-    engine = OnnxRuntimeEngine(path, threads or threads_per_instance(1))
-    running = _RunningRanges(tensors)
-    digest = hashlib.sha256()
-    rows = 0
-    for feed in feeds:
-        running.update(engine.run(feed))
-        rows += _add_to_digest(digest, feed)
-    engine.close()
-    return CalibrationTable(running.ranges(), rows, graph.fingerprint(), digest.hexdigest())
+    fingerprint = graph.fingerprint()
+    model = sha256(f"{fingerprint}{sorted(tensors)}".encode()).hexdigest()
+    run = _Run(tuple(tensors), model, read_feeds, state, threads or threads_per_instance(1))
+    progress = run.ranged(graph, workdir)
+    if histograms:
+        progress = run.counted(graph, workdir, progress)
+    return CalibrationTable(
+        _observations(tensors, progress),
+        progress.rows_ranged,
+        rows_available,
+        progress.has_converged,
+        fingerprint,
+        progress.digest,
+    )
 
 
-class _RunningRanges:
-    """Two numbers per tensor."""
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One calibration: what stays the same through both passes."""
 
-    def __init__(self, tensors: Sequence[str]) -> None:
-        self._tensors = list(tensors)
-        self._lowest = np.full(len(tensors), np.inf)
-        self._highest = np.full(len(tensors), -np.inf)
+    tensors: tuple[str, ...]
+    model: str
+    read_feeds: ReadFeeds
+    state: Path | None
+    threads: int
 
-    def update(self, outputs: Tensors) -> None:
-        for position, name in enumerate(self._tensors):
-            self._lowest[position] = min(self._lowest[position], float(outputs[name + _MINIMUM]))
-            self._highest[position] = max(self._highest[position], float(outputs[name + _MAXIMUM]))
+    def ranged(self, graph: Graph, workdir: Path) -> Progress:
+        """The first pass, or what is left of it."""
+        progress = self._resumed() or self._fresh()
+        if progress.is_counting or progress.rows_ranged:
+            return progress
+        path = workdir / "calibration.onnx"
+        Graph(_reduced_model(graph, self.tensors)).save(path)
+        engine = OnnxRuntimeEngine(path, self.threads)
+        try:
+            for feed in self._unread(progress):
+                self._widen(progress, engine.run(feed), feed)
+                self._save_sometimes(progress)
+                progress.has_converged = _is_quiet(progress)
+                if progress.has_converged:
+                    break
+        finally:
+            engine.close()
+        progress.rows_ranged = progress.rows
+        self._save(progress)
+        return progress
 
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        pairs = zip(self._lowest.tolist(), self._highest.tolist(), strict=True)
-        return dict(zip(self._tensors, pairs, strict=True))
+    def counted(self, graph: Graph, workdir: Path, progress: Progress) -> Progress:
+        """The second pass over the first rows, into bins of the ranges that the first pass found."""
+        if not progress.is_counting:
+            progress.counts = np.zeros((len(self.tensors), BINS), np.int64)
+            progress.batches, progress.rows, progress.is_counting = 0, 0, True
+        if progress.rows >= min(_COUNTED_ROWS, progress.rows_ranged):
+            return progress
+        counter = HistogramCounter(graph, self.tensors, progress.lowest, progress.highest, workdir, self.threads)
+        before = progress.digest
+        try:
+            for feed in self._from(progress.batches):
+                counter.add(feed, progress.counts)
+                progress.add_feed(feed)
+                progress.digest = before
+                self._save_sometimes(progress)
+                if progress.rows >= min(_COUNTED_ROWS, progress.rows_ranged):
+                    break
+        finally:
+            counter.close()
+        self._save(progress)
+        return progress
+
+    def _fresh(self) -> Progress:
+        count = len(self.tensors)
+        return Progress(self.model, np.full(count, np.inf), np.full(count, -np.inf))
+
+    def _resumed(self) -> Progress | None:
+        """A saved state, if the feeds that it has read are those that are there now."""
+        progress = load_progress(self.state, self.model) if self.state is not None else None
+        if progress is None:
+            return None
+        digest, rows = "", 0
+        wanted = progress.rows_ranged or progress.rows
+        for feed in self.read_feeds():
+            if rows >= wanted:
+                break
+            digest = chained_digest(digest, feed)
+            first = next(iter(feed.values()))
+            rows += len(first) if first.ndim else 1
+        return progress if digest == progress.digest else None
+
+    def _unread(self, progress: Progress) -> Iterator[Tensors]:
+        return self._from(progress.batches)
+
+    def _from(self, batches: int) -> Iterator[Tensors]:
+        return (feed for position, feed in enumerate(self.read_feeds()) if position >= batches)
+
+    def _widen(self, progress: Progress, outputs: Tensors, feed: Tensors) -> None:
+        lowest = np.array([float(outputs[name + _MINIMUM]) for name in self.tensors])
+        highest = np.array([float(outputs[name + _MAXIMUM]) for name in self.tensors])
+        with np.errstate(invalid="ignore"):
+            width = progress.highest - progress.lowest
+            growth = np.maximum(progress.lowest - lowest, highest - progress.highest)
+            has_grown = bool(np.any(~(growth <= _GROWTH * width)))
+        # `fmin` would forget that a tensor was not a number; `minimum` keeps it, and the quantizer then refuses.
+        progress.lowest = np.minimum(progress.lowest, lowest)
+        progress.highest = np.maximum(progress.highest, highest)
+        progress.add_feed(feed)
+        if has_grown:
+            progress.grown_at = progress.rows
+
+    def _save_sometimes(self, progress: Progress) -> None:
+        if progress.batches % _SAVE_EVERY == 0:
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        if self.state is not None:
+            save_progress(progress, self.state)
 
 
-def _observed_model(graph: Graph, tensors: Sequence[str]) -> ModelProto:
+def _is_quiet(progress: Progress) -> bool:
+    return progress.rows >= _LEAST_ROWS and progress.rows - progress.grown_at >= _QUIET_ROWS
+
+
+def _observations(tensors: Sequence[str], progress: Progress) -> dict[str, Observation]:
+    counts = list(progress.counts) if len(progress.counts) else [None] * len(tensors)
+    return {
+        name: Observation(float(lowest), float(highest), count)
+        for name, lowest, highest, count in zip(tensors, progress.lowest, progress.highest, counts, strict=True)
+    }
+
+
+def _reduced_model(graph: Graph, tensors: Sequence[str]) -> ModelProto:
     """The graph with the two reductions as its only outputs."""
     model = graph.copy()
     del model.graph.output[:]
@@ -85,12 +222,3 @@ def _observed_model(graph: Graph, tensors: Sequence[str]) -> ModelProto:
             model.graph.node.append(helper.make_node(operator, [name], [name + suffix], keepdims=0))
             model.graph.output.append(helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, []))
     return model
-
-
-def _add_to_digest(digest: "hashlib._Hash", feed: Tensors) -> int:
-    for name in sorted(feed):
-        array = feed[name]
-        digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
-    first = next(iter(feed.values()))
-    return len(first) if first.ndim else 1
