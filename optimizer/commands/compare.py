@@ -15,8 +15,8 @@ from optimizer.commands.bench import engine_names, latency_table
 from optimizer.commands.rows import Rows, open_rows
 from optimizer.commands.subject import Subject, check_same_interface, find_subject, opened
 from optimizer.evaluate.benchmark import Schedule, benchmark
+from optimizer.evaluate.comparison import Comparison
 from optimizer.evaluate.metrics import Metric, score_text
-from optimizer.evaluate.verify import Comparison
 from optimizer.report.figures import NOTHING, number_text, size_text
 
 _BATCH_SIZES = (1, 8)

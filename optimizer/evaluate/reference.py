@@ -14,10 +14,10 @@ from enginehouse.errors import EngineFailed, InvalidInput
 from enginehouse.tensor import Tensors
 from optimizer.data.feeds import Batch
 from optimizer.evaluate.batch_invariance import check_batch_invariance
+from optimizer.evaluate.comparison import Comparison
 from optimizer.evaluate.distance import SquaredError, largest_value
 from optimizer.evaluate.kept_outputs import KeptOutputs
 from optimizer.evaluate.verify import (
-    Comparison,
     Judge,
     Verification,
     failed,

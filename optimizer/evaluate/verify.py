@@ -20,13 +20,12 @@ from enginehouse.engine import Engine
 from enginehouse.errors import VerifyFailed
 from enginehouse.evidence import MetricRecord, WorstSample
 from enginehouse.tensor import Tensors
-from optimizer.data.feeds import Batch
 from optimizer.evaluate.batch_invariance import Invariance, check_batch_invariance
+from optimizer.evaluate.comparison import Comparison
 from optimizer.evaluate.distance import OutputDistance
 from optimizer.evaluate.metrics import Metric, score_text
 from optimizer.evaluate.statistics import PairedDrop
 from optimizer.evaluate.tolerance import Tolerance
-from optimizer.evaluate.worst_row import WorstRow
 
 # Without a metric: the largest difference, as a share of the original's largest output.
 SYNTHETIC_TOLERANCE = 1e-3
@@ -78,33 +77,6 @@ class Verification:
 def failed(reason: str) -> Verification:
     """A candidate that could not be run at all."""
     return Verification(False, reason, None, OutputDistance(), None, has_failed=True)
-
-
-class Comparison:
-    """One candidate while the batches pass.
-
-    Args:
-        metric: what scores its answers, if anything does.
-        scales: the largest value of each output of the original.
-    """
-
-    def __init__(self, metric: Metric | None, scales: dict[str, float]) -> None:
-        self.distance = OutputDistance()
-        self.scores: list[Array] = []
-        self.worst = WorstRow(scales)
-        self._metric = metric
-
-    def add(self, batch: Batch, source: Tensors, candidate: Tensors) -> None:
-        self.distance.update(source, candidate)
-        if self.is_comparable:
-            self.worst.update(batch, source, candidate)
-            if self._metric is not None:
-                self.scores.append(self._metric.scores(candidate, source, batch))
-
-    @property
-    def is_comparable(self) -> bool:
-        """Shapes are the original's, and what is finite there is finite here."""
-        return bool(np.isfinite(self.distance.largest))
 
 
 def verdict(

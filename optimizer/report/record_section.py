@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from enginehouse.evidence import Evidence
+from enginehouse.hardware import Hardware
 from optimizer.report.figures import plural, size_text
 from optimizer.report.markup import Html, element, html_table, joined, number_cell, section
 
@@ -19,6 +20,7 @@ def record_section(evidence: Evidence) -> Html:
         "built": evidence.created_at,
         "machine": f"{hardware.cpu}, {plural(hardware.cores, 'core')}, {hardware.architecture}",
         "instruction sets": " ".join(hardware.isa) or "none that matter",
+        **_gpu(hardware),
         "threads": str(evidence.threads),
         "golden samples": f"{plural(evidence.golden.rows, 'row')}, {golden}",
     }
@@ -31,6 +33,12 @@ def record_section(evidence: Evidence) -> Html:
         _folded("Libraries", evidence.libraries),
         _folded("Digests of the files, SHA-256", evidence.files),
     )
+
+
+def _gpu(hardware: Hardware) -> dict[str, str]:
+    if hardware.gpu is None:
+        return {}
+    return {"GPU": f"{hardware.gpu}, compute capability {hardware.compute_capability}, driver {hardware.driver}"}
 
 
 def _facts(facts: Mapping[str, str]) -> Html:

@@ -200,3 +200,10 @@ def test_without_a_metric_the_difference_is_what_is_lost(evidence: Evidence) -> 
     page = Page(report_page(evidence.model_copy(update={"candidates": plain})))
     assert "largest difference, less is higher" in page.text
     assert "What more tolerance would buy" not in page.text
+
+
+def test_a_gpu_is_named_where_there_is_one(evidence: Evidence) -> None:
+    assert "GPU" not in Page(report_page(evidence)).text
+    hardware = evidence.hardware.model_copy(update={"gpu": "a card", "compute_capability": "8.9", "driver": "580.1"})
+    text = Page(report_page(evidence.model_copy(update={"hardware": hardware}))).text
+    assert "a card, compute capability 8.9, driver 580.1" in text
