@@ -1,12 +1,13 @@
 """`evidence.json` is read as it was written, or not at all."""
 
 import json
+from math import inf, isnan, nan
 from pathlib import Path
 
 import pytest
 
 from enginehouse.errors import CorruptVersion
-from enginehouse.evidence import EVIDENCE_FILE, read_evidence, write_evidence
+from enginehouse.evidence import EVIDENCE_FILE, WorstSample, read_evidence, write_evidence
 from tests.enginehouse.conftest import make_evidence
 
 
@@ -65,3 +66,13 @@ def test_engines_are_found_by_their_role() -> None:
     alone = evidence.model_copy(update={"engines": evidence.engines[:1]})
     with pytest.raises(CorruptVersion, match="evidence of m version 1 names no fallback engine"):
         alone.engine_file("fallback")
+
+
+def test_values_that_are_not_finite_come_back_as_they_were(tmp_path: Path) -> None:
+    worst = WorstSample(row=0, output="y", difference=inf, source=(1.0, -inf), built=(nan, 2.0))
+    write_evidence(make_evidence({}, worst=worst), tmp_path)
+    found = read_evidence(tmp_path)
+    assert found is not None
+    assert found.worst is not None
+    assert (found.worst.difference, found.worst.source) == (inf, (1.0, -inf))
+    assert isnan(found.worst.built[0])
