@@ -74,8 +74,9 @@ def _largest(readers: Sequence[Reader]) -> tuple[Array, Array]:
 
 
 def _error(readers: Sequence[Reader], factors: Array) -> float:
-    """Predicted squared error of the readers' outputs, each as a share of its signal."""
-    return sum(_error_of(reader, np.repeat(factors, reader.features)) for reader in readers)
+    """Predicted squared error of the readers' outputs, each as a share of its signal; NaN where squares overflow."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sum(_error_of(reader, np.repeat(factors, reader.features)) for reader in readers)
 
 
 def _error_of(reader: Reader, factors: Array) -> float:

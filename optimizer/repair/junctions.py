@@ -42,9 +42,9 @@ def junction_after(editor: GraphEditor, weights: LayerWeights, producer: onnx.No
     """Follow a layer's output to the layers that read it, or say what else does."""
     bias = bias_of(editor, weights, producer)
     if bias is None:
-        return Declined(f"{label(producer)} is no Conv, Gemm or MatMul with constant weights and bias")
+        return Declined(f"{label(producer)} is no Conv, Gemm or MatMul with one bias per channel")
     if not weights.is_private(producer.input[1]) or (bias.name and not weights.is_private(bias.name)):
-        return Declined(f"the weights of {label(producer)} are shared")
+        return Declined(f"the weights of {label(producer)} are shared or not constant")
     site = next(node for node in editor.nodes if node.name == bias.site)
     found = _sinks(editor, weights, site.output[0], bias)
     return found if isinstance(found, Declined) else Junction(producer, bias, tuple(found))
