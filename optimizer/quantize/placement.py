@@ -122,11 +122,11 @@ class _Places:
                 results.add(joined)
 
     def read_residuals(self, results: set[str]) -> None:
-        """Let an addition to a layer's result read its other side in eight bits, where that is held anyway."""
+        """Let an addition to a layer's float result read its other side in eight bits, where that is held anyway."""
         for node in self._graph.model.graph.node:
-            if node.op_type == "Add" and any(name in results for name in node.input):
+            if node.op_type == "Add" and any(name in results and name not in self._origins for name in node.input):
                 for name in node.input:
-                    if name in self._origins and name not in results:
+                    if name in self._origins:
                         self._readers.setdefault(name, set()).add(node.name)
 
     def placement(self) -> Placement:

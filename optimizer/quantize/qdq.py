@@ -80,7 +80,7 @@ class _Writer:
             name: activation_numbers(*ranges[origin], scheme) for name, origin in placement.origins.items()
         }
         self._pairs = {name: self._writer.fresh(f"{name}/dequantized") for name in placement.origins}
-        self._written_weights: dict[tuple[str, int, bytes], str] = {}
+        self._written_weights: dict[tuple[str, float, int, bytes], str] = {}
 
     def write(self, layers: Mapping[str, Layer]) -> Graph:
         for value in list(self._writer.model.graph.input):
@@ -114,7 +114,8 @@ class _Writer:
         self._writer.add("DequantizeLinear", [integers, scale, zero], result, f"{name}/DequantizeLinear")
 
     def _write_layer(self, node: NodeProto, layer: Layer) -> None:
-        weight = numpy_helper.to_array(self._writer.weights[layer.weights[0]])
+        alpha = _take_factor(node, "alpha")
+        weight = numpy_helper.to_array(self._writer.weights[layer.weights[0]]) * np.float32(alpha)
         axis = channel_axis(node)
         scales = weight_scales(weight, axis, LARGEST_WEIGHT[self._scheme])
         bias = self._bias(node, weight.shape[axis])
@@ -122,13 +123,15 @@ class _Writer:
             activation_scale = float(self._numbers[layer.activation].scale)
             scales = np.maximum(scales, np.abs(bias) / (activation_scale * _LARGEST_BIAS))
         scales = scales.astype(np.float32)
-        node.input[1] = self._write_weight(layer.weights[0], weight, axis, scales)
+        node.input[1] = self._write_weight((layer.weights[0], alpha, axis), weight, scales)
         if bias is not None:
             node.input[2] = self._write_bias(node.name, bias, self._numbers[layer.activation].scale * scales)
 
-    def _write_weight(self, name: str, weight: Array, axis: int, scales: Array) -> str:
-        key = (name, axis, scales.tobytes())
+    def _write_weight(self, form: tuple[str, float, int], weight: Array, scales: Array) -> str:
+        """Layers that share a weight in the same form and with the same scales share its integers."""
+        key = (*form, scales.tobytes())
         if key not in self._written_weights:
+            name, _, axis = form
             wide = np.expand_dims(scales, [number for number in range(weight.ndim) if number != axis])
             largest = LARGEST_WEIGHT[self._scheme]
             integers = np.clip(np.rint(weight / wide), -largest, largest).astype(np.int8)
@@ -145,12 +148,12 @@ class _Writer:
     def _bias(self, node: NodeProto, channels: int) -> Array | None:
         """The bias as one number per channel; None without one, or where it must stay float."""
         name = input_at(node, 2)
-        if self._scheme == "s8s8" or name not in self._writer.weights or float_attribute(node, "beta", 1.0) != 1.0:
+        if self._scheme == "s8s8" or name not in self._writer.weights:
             return None
         bias = numpy_helper.to_array(self._writer.weights[name]).astype(np.float64)
         if bias.size != 1 and (bias.size != channels or bias.shape[-1] != channels):
             return None
-        return np.broadcast_to(bias.reshape(-1), (channels,))
+        return np.broadcast_to(bias.reshape(-1) * _take_factor(node, "beta"), (channels,))
 
     def _write_bias(self, layer: str, bias: Array, scales: Array) -> str:
         integers = np.clip(np.rint(bias / scales.astype(np.float64)), -_LARGEST_BIAS, _LARGEST_BIAS)
@@ -160,6 +163,15 @@ class _Writer:
         ]
         result = self._writer.fresh(f"{layer}/bias/dequantized")
         return self._writer.add("DequantizeLinear", inputs, result, f"{layer}/bias/DequantizeLinear", axis=0)
+
+
+def _take_factor(node: NodeProto, name: str) -> float:
+    """Read a Gemm's factor and make it 1: ONNX Runtime fuses no other."""
+    factor = float_attribute(node, name, 1.0) if node.op_type == "Gemm" else 1.0
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.f = 1.0
+    return factor
 
 
 def _scale(value: float) -> np.float32:
