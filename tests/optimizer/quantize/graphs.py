@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,12 +38,12 @@ def graph_of(
     return Graph(model)
 
 
-def node(operator: str, inputs: str, output: str, **attributes: object) -> NodeProto:
+def node(operator: str, inputs: str, output: str, **attributes: Any) -> NodeProto:
     """A node named after its output; inputs are separated by spaces."""
     return helper.make_node(operator, inputs.split(), [output], name=f"{output}_node", **attributes)
 
 
-def conv(inputs: str, output: str, kernel: int = 3, **attributes: object) -> NodeProto:
+def conv(inputs: str, output: str, kernel: int = 3, **attributes: Any) -> NodeProto:
     return node("Conv", inputs, output, kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4, **attributes)
 
 

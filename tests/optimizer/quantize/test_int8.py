@@ -71,7 +71,7 @@ def test_any_subset_of_the_layers_needs_no_other_ranges_and_is_quantized_alone(c
     everything = planned(graph)
     for engine in ("onnxruntime", "openvino", "tensorrt"):
         for name in everything.layers:
-            plan = planned(graph, [name], engine)  # type: ignore[arg-type]
+            plan = planned(graph, [name], engine)
             assert plan.layers == (name,)
             assert set(plan.tensors) <= set(everything.tensors)
     some = everything.layers[::2]

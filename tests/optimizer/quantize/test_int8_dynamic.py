@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def dynamic(graph: Graph, scheme: Scheme = "u8s7") -> Graph:
     return found
 
 
-def lstm(direction: str = "forward", **attributes: object) -> Graph:
+def lstm(direction: str = "forward", **attributes: Any) -> Graph:
     """Two numbers in, four of state, read both as a sequence and as its end."""
     count = 2 if direction == "bidirectional" else 1
     recurrent = helper.make_node(

@@ -7,7 +7,7 @@ from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.quantize.int8 import QuantizationPlan, plan_int8
-from optimizer.quantize.opset import with_quantizable_opset
+from optimizer.quantize.opset import with_opset, with_quantizable_opset
 
 
 def old(graph: Graph, opset: int) -> Graph:
@@ -33,6 +33,13 @@ def test_an_old_graph_is_converted_and_answers_as_before(small_graph: Graph, tmp
         each.save(tmp_path / f"{number}.onnx")
         answers.append(OnnxRuntimeEngine(tmp_path / f"{number}.onnx").run(feeds)["scores"])
     np.testing.assert_allclose(answers[0], answers[1], rtol=1e-6)
+
+
+def test_any_opset_can_be_asked_for(small_graph: Graph) -> None:
+    assert with_opset(small_graph, 20) is small_graph
+    found = with_opset(small_graph, 21)
+    assert isinstance(found, Graph)
+    assert found.opset == 21
 
 
 def test_what_cannot_be_converted_is_declined_with_the_reason(small_graph: Graph) -> None:

@@ -36,7 +36,7 @@ def test_an_activation_that_is_not_the_only_reader_is_not_fused() -> None:
 def test_a_matrix_product_gives_out_floats() -> None:
     graph = graph_of([node("MatMul", "x w", "m"), node("Add", "m x", "y")], {"w": weight(8, 8)}, ("n", 8))
     for engine in ("onnxruntime", "openvino", "tensorrt"):
-        found = placed(graph, engine)  # type: ignore[arg-type]
+        found = placed(graph, engine)
         assert found.origins == {"x": "x"}
         assert found.nodes == ()
 
@@ -71,7 +71,7 @@ def test_an_addition_of_eight_bit_values_is_in_eight_bits() -> None:
     ]
     graph = graph_of(nodes, {"w": W, "v": V}, SHAPE)
     for engine in ("onnxruntime", "openvino"):
-        found = placed(graph, engine)  # type: ignore[arg-type]
+        found = placed(graph, engine)
         assert found.given_out == {"c", "d", "r"}
         assert found.nodes == ("a_node",)
     assert placed(graph, "tensorrt").given_out == set()
