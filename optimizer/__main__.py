@@ -2,7 +2,7 @@
 
 import os
 
-from optimizer.cli import main
+from optimizer.cli.app import main
 
 if __name__ == "__main__":
     # The wheels of ONNX Runtime report use to their maker unless told not to before the first session.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from enginehouse.errors import InvalidInput
+from optimizer.evaluate.metrics import check_metric_name
 from optimizer.evaluate.tolerance import Tolerance, tolerance_from_text
 from optimizer.target import Target, target_from_name
 from optimizer.trial import EngineName
@@ -81,6 +82,13 @@ class Recipe(BaseModel):
     @classmethod
     def _is_tolerance(cls, text: str) -> str:
         tolerance_from_text(text)
+        return text
+
+    @field_validator("metric")
+    @classmethod
+    def _is_metric(cls, text: str | None) -> str | None:
+        if text is not None:
+            check_metric_name(text)
         return text
 
     @field_validator("budget")

@@ -18,6 +18,7 @@ from enginehouse.evidence import PassRecord, TargetRecord
 from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.build.read_back import precision_problem
 from optimizer.build.tensorrt_build import PlanRequest, build_plan, plan_target
+from optimizer.build.tensorrt_network import observed_shapes
 from optimizer.finalists import Finalists
 from optimizer.graph.graph import Graph, load_graph
 from optimizer.plan import PLATFORM, Plan
@@ -90,11 +91,15 @@ def _plan_for_gpu(contents: Contents, name: str, workdir: Path) -> BuiltEngine:
     assert capability is not None, "the plan of a build refuses TensorRT without a GPU as its target"
     library: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt" if trial.engine == "tensorrt" else "tensorrt-rtx"
     largest = max(1, plan.config.max_batch_size)
+    batch = (1, plan.recipe.serving_batch or min(8, largest), largest)
+    graph = load_graph(_artifact(contents, name).path)
+    seen = ({name: array.shape for name, array in feed.items()} for feed in contents.runner.bench.feeds.values())
     request = PlanRequest(
-        graph=load_graph(_artifact(contents, name).path),
+        graph=graph,
         library=library,
         compute_capability=capability,
-        batch=(1, plan.recipe.serving_batch or min(8, largest), largest),
+        batch=batch,
+        shapes=observed_shapes(graph, batch, seen),
         timing_cache=contents.runner.timing_cache,
     )
     file = f"model.sm{capability.replace('.', '')}.plan"

@@ -22,6 +22,15 @@ DIGITS = ROOT / "examples" / "digits"
 START_TIMEOUT_SECONDS = 60
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Builds of the tests share trials with one another, and with nobody's builds outside."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
 @dataclass
 class RunningService:
     """A real `python -m service` process on free ports of the loopback."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from enginehouse.tensor import TensorSpec
 from optimizer.plan import Plan
-from optimizer.report.table import size_text
+from optimizer.report.figures import size_text
 from optimizer.search.whole_model import whole_model_trials
 
 
@@ -37,7 +37,7 @@ def _data_text(plan: Plan) -> str:
         return f"{plan.recipe.data}, {plan.data}"
     if plan.recipe.data is not None:
         return f"the rows of {plan.recipe.data}; the function is only called by the build itself"
-    return "none: seeded synthetic rows, so outputs are compared and no metric is"
+    return "none: nothing is calibrated, and outputs for seeded synthetic rows are compared"
 
 
 def _search_text(plan: Plan) -> str:

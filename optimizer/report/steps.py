@@ -47,7 +47,9 @@ class Steps:
 
     def warn(self, text: str) -> None:
         """Say what the user should know and no step fails for."""
-        self._console.print(f"{'warning':<{_NAME_WIDTH}} {'':>7}  {text}", highlight=False, markup=False, soft_wrap=True)
+        self._console.print(
+            f"{'warning':<{_NAME_WIDTH}} {'':>7}  {text}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def _bar(self) -> Progress:
         return Progress(

@@ -50,7 +50,9 @@ def search(runner: TrialRunner, recipe: Recipe, is_batched: bool, budget: Budget
         runner.run(trial, "recipe")
     repairs: list[RepairRecord] = []
     facts: dict[str, tuple[LayerFacts, ...]] = {}
-    for engine in engines_to_try(recipe):
+    # Where not even the rewritten graph is accepted, no repair of a lowered one can be.
+    may_repair = any(one.is_accepted for one in runner.tried)
+    for engine in engines_to_try(recipe) if may_repair else ():
         start = _worth_repairing(runner.tried, engine, value, recipe)
         if start is None or budget.is_spent:
             continue

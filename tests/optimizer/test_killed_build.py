@@ -30,6 +30,7 @@ class Builder:
     def start(self, name: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "optimizer", "build", self.model, "--name", name, "--data", self.data]
         options = ["--repository", self.repository, "--max-drop", "10%", "--benchmark-seconds", "0.005"]
+        options += ["--engine", "onnxruntime"]
         return subprocess.Popen(
             [*map(str, command), *map(str, options)],
             stdout=subprocess.PIPE,
@@ -79,11 +80,12 @@ def check_version(directory: Path, version: int) -> None:
     evidence = read_evidence(directory)
     assert evidence is not None
     assert evidence.version == version
-    assert set(evidence.files) == {"model.onnx", "fallback.onnx", "golden.npz"}
+    assert set(evidence.files) == {"model.onnx", "fallback.onnx", "golden.npz", "report.html"}
     check_digests(directory, evidence)
     with np.load(directory / "golden.npz", allow_pickle=False) as golden:
         outputs = OnnxRuntimeEngine(directory / "model.onnx").run({"x": golden["input/x"]})
-        np.testing.assert_allclose(outputs["scores"], golden["built/scores"], atol=evidence.golden.built_atol)
+        near = evidence.engine_file("chosen").tolerance.built["scores"]
+        np.testing.assert_allclose(outputs["scores"], golden["built/model.onnx/scores"], near.rtol, near.atol)
 
 
 @pytest.fixture

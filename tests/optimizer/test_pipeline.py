@@ -15,17 +15,20 @@ from enginehouse.evidence import CandidateRecord, read_evidence
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.repository import Repository, check_digests
 from optimizer import pipeline
-from optimizer.candidates import Candidate
-from optimizer.data.dataset import DataSet
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
+from optimizer.make import Made, Workshop
 from optimizer.pipeline import Published, build
 from optimizer.recipe import recipe_from_options
 from optimizer.report.steps import Steps
-from optimizer.search import Choice
+from optimizer.search.choose import Choice, Rule
+from optimizer.trial import Trial
 
 
 def built(**options: Any) -> Published:
-    recipe = recipe_from_options(**{"name": "small", "benchmark_seconds": 0.005, "max_drop": "10%", **options})
+    recipe = recipe_from_options(
+        **{"name": "small", "benchmark_seconds": 0.005, "max_drop": "10%", "engine": "onnxruntime", **options}
+    )
     return build(recipe, Steps(Console(file=io.StringIO())))
 
 
@@ -52,11 +55,11 @@ def test_a_version_is_published_with_everything_that_proves_it(
     published = built(model=small_model, data=str(small_data), repository=repository)
     assert published.directory == repository / "small" / "1"
     names = {path.name for path in published.directory.iterdir()}
-    assert names == {"model.onnx", "fallback.onnx", "golden.npz", "evidence.json"}
+    assert names == {"model.onnx", "fallback.onnx", "golden.npz", "evidence.json", "report.html"}
     evidence = read_evidence(published.directory)
     assert evidence == published.evidence
     check_digests(published.directory, evidence)
-    assert [record.name for record in evidence.candidates] == ["source", "fp32", "int8"]
+    assert [record.name for record in evidence.candidates][:5] == ["source", "fp32", "fp16", "bf16", "int8"]
     assert evidence.test is not None
     assert (evidence.test.rows, evidence.test.source) == (30, 1.0)
     assert evidence.recipe["name"] == "small"
@@ -64,16 +67,14 @@ def test_a_version_is_published_with_everything_that_proves_it(
     assert candidate(published, "int8").batch_invariant
 
 
-def test_the_golden_samples_hold_on_both_engines(small_model: Path, small_data: Path, repository: Path) -> None:
+def test_the_golden_samples_hold_on_every_engine(small_model: Path, small_data: Path, repository: Path) -> None:
     published = built(model=small_model, data=str(small_data), repository=repository)
-    golden = published.evidence.golden
     for record in published.evidence.engines:
         outputs, arrays = replay(published.directory, record.file)
-        np.testing.assert_allclose(
-            outputs["scores"], arrays["original/scores"], golden.original_rtol, golden.original_atol
-        )
-        if record.role == "chosen":
-            np.testing.assert_allclose(outputs["scores"], arrays["built/scores"], golden.built_rtol, golden.built_atol)
+        original, own = record.tolerance.original["scores"], record.tolerance.built["scores"]
+        np.testing.assert_allclose(outputs["scores"], arrays["original/scores"], original.rtol, original.atol)
+        np.testing.assert_allclose(outputs["scores"], arrays[f"built/{record.file}/scores"], own.rtol, own.atol)
+    golden = published.evidence.golden
     assert (golden.rows, golden.synthetic) == (16, False)
 
 
@@ -121,9 +122,10 @@ def test_the_test_split_never_steers_the_choice(
 ) -> None:
     seen: list[list[CandidateRecord]] = []
 
-    def spy(records: list[CandidateRecord]) -> Choice:
-        seen.append([record.model_copy(update={"latency": (), "speedup": None, "reason": ""}) for record in records])
-        return Choice("fp32", "fixed", tuple(records))
+    def spy(records: list[CandidateRecord], rule: Rule) -> Choice:
+        without_times = {"latency": (), "speedup": None, "quick_speedup": None, "reason": ""}
+        seen.append([record.model_copy(update=without_times) for record in records if record.stage == "recipe"])
+        return Choice("fp32", "fp32", "fixed", tuple(records))
 
     monkeypatch.setattr(pipeline, "choose", spy)
     clean, poisoned = dict(small_arrays), dict(small_arrays)
@@ -140,17 +142,23 @@ def test_the_test_split_never_steers_the_choice(
     assert scores[1] < 0.9, "the poison was read in the end"
 
 
-def test_a_candidate_that_cannot_be_opened_has_failed_and_the_others_go_on(
+def test_a_trial_that_cannot_be_opened_has_failed_and_the_others_go_on(
     small_model: Path, small_data: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(graph: Graph, data: DataSet | None, workdir: Path) -> Candidate:
-        (workdir / "int8.onnx").write_bytes(b"no model")
-        return Candidate("int8", "int8", workdir / "int8.onnx")
+    real = Workshop.make
 
-    monkeypatch.setattr(pipeline, "int8_candidate", broken)
+    def broken(workshop: Workshop, trial: Trial) -> Made | Declined:
+        made = real(workshop, trial)
+        if trial.precision != "int8" or isinstance(made, Declined):
+            return made
+        model = made.graph.copy()
+        model.graph.node[0].op_type = "NoSuchOperator"
+        return Made(Graph(model), {}, None, {})
+
+    monkeypatch.setattr(Workshop, "make", broken)
     published = built(model=small_model, data=str(small_data), repository=repository)
     assert candidate(published, "int8").verdict == "failed"
-    assert "cannot open int8.onnx" in candidate(published, "int8").reason
+    assert "cannot open model.onnx" in candidate(published, "int8").reason
     assert candidate(published, "fp32").verdict in ("accepted", "chosen")
 
 
@@ -187,7 +195,7 @@ def test_a_model_without_batch_axis_is_served_as_it_is(tmp_path: Path, repositor
     record = candidate(published, "int8")
     assert record.metric is not None
     assert (record.metric.name, record.metric.rows, record.batch_invariant) == ("agreement", 20, None)
-    assert [point.batch for point in record.latency] == [1]
+    assert [point.batch for point in candidate(published, "fp32").latency] == [1]
     assert "max_batch_size" not in (repository / "small" / "config.pbtxt").read_text()
     _, arrays = replay(published.directory, "model.onnx")
     assert arrays["input/x"].shape == (3,)
@@ -216,4 +224,4 @@ def test_several_inputs_with_text_among_them_are_served_unquantized(tmp_path: Pa
     assert candidate(published, "int8").verdict == "declined"
     outputs, arrays = replay(published.directory, "model.onnx")
     assert outputs["same"].tolist() == arrays["original/same"].tolist()
-    np.testing.assert_array_equal(outputs["sum"], arrays["built/sum"])
+    np.testing.assert_array_equal(outputs["sum"], arrays["built/model.onnx/sum"])

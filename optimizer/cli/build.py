@@ -1,40 +1,21 @@
-"""The command line: `python -m optimizer build` and `inspect`.
+"""`python -m optimizer build`: every option of a build, and what it prints."""
 
-A fault of the user ends with one sentence on standard error and exit status 1; Ctrl-C ends with 130.
-"""
-
-import signal
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from enginehouse.errors import Error, InvalidInput
+from enginehouse.errors import InvalidInput
+from optimizer.cli.terminal import faults_as_one_sentence, plain_console
 from optimizer.recipe import Recipe, recipe_from_options
 
 if TYPE_CHECKING:
     from optimizer.replay import Replay
 
-# The width of output that goes into a file or a pipe.
-_PLAIN_WIDTH = 100
 
-app = typer.Typer(
-    name="optimizer",
-    help="Make a trained model small and fast, prove that it still knows what it knew, and publish it.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-)
-
-
-@app.command()
 def build(
     model: Annotated[
         Path | None, typer.Argument(help="The trained model: an ONNX file or a PyTorch program (.pt2).")
@@ -104,23 +85,8 @@ def build(
     options = dict(locals())
     for name_of_flag in ("no_cache", "replay", "dry_run"):
         del options[name_of_flag]
-    with _faults_as_one_sentence():
+    with faults_as_one_sentence():
         _run_build(options, replay, no_cache, dry_run)
-
-
-@app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="The model to look at.")]) -> None:
-    """Show a model's inputs, outputs, operators, parameters and opset."""
-    with _faults_as_one_sentence():
-        from optimizer.inspect_model import inspect_table
-
-        _console().print(inspect_table(file))
-
-
-def main() -> None:
-    """Run the command line; SIGTERM cleans up as Ctrl-C does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app()
 
 
 def _run_build(options: dict[str, Any], replay_path: Path | None, no_cache: bool, dry_run: bool) -> None:
@@ -150,7 +116,7 @@ def _build(recipe: Recipe, replay: "Replay | None") -> None:
     from optimizer.report.steps import Steps
     from optimizer.report.table import candidate_table, outcome_lines
 
-    console = _console()
+    console = plain_console()
     published = run_build(recipe, Steps(console), replay)
     console.print()
     console.print(candidate_table(published.evidence.candidates))
@@ -168,28 +134,6 @@ def _print_plan(recipe: Recipe) -> None:
     with tempfile.TemporaryDirectory() as workdir:
         for title, text in plan_rows(plan_build(recipe, Path(workdir), is_dry_run=True)):
             table.add_row(title, Text(text))
-    console = _console()
+    console = plain_console()
     console.print(table)
     console.print("dry run: nothing was written.")
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
-
-
-@contextmanager
-def _faults_as_one_sentence() -> Iterator[None]:
-    try:
-        yield
-    except Error as problem:
-        _fail(str(problem), 1)
-    except OSError as problem:
-        where = f" ({problem.filename})" if problem.filename else ""
-        _fail(f"the operating system refused: {problem.strerror or problem}{where}.", 1)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing was published.", 130)
-
-
-def _fail(message: str, status: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise typer.Exit(status)
