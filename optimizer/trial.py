@@ -63,7 +63,7 @@ class Trial(BaseModel):
         words.append(self.precision)
         if self.engine == "openvino" and self.scheme:
             words.append(self.scheme)
-        if self.hint != "f32" and self.hint != self.precision:
+        if self.hint != "f32" and self.precision not in ("fp16", "bf16"):
             words.append(f"+ {self.hint}")
         details: list[str] = [self.calibrator] if self.calibrator != "minmax" else []
         details += self.repairs

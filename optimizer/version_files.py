@@ -42,17 +42,17 @@ def publish_version(contents: Contents, workdir: Path, steps: Steps, replay: Rep
     files = workdir / "version"
     files.mkdir()
     finished = _Finished(*_engines(contents, files), _score(contents, steps))
+    digests = {path.name: digest(path) for path in sorted(files.iterdir())}
     if replay is not None:
-        replay.check_files({path.name: digest(path) for path in files.iterdir()})
+        replay.check_files(digests)
     with steps.step("publish") as step:
-        write_report(_evidence(contents, finished, 0), files / REPORT_FILE)
-        evidence = publish(
-            plan.recipe.repository,
-            plan.config,
-            files,
-            workdir,
-            lambda version: _evidence(contents, finished, version),
-        )
+
+        def explained(version: int) -> Evidence:
+            evidence = _evidence(contents, finished, version)
+            write_report(evidence.model_copy(update={"files": digests}), files / REPORT_FILE)
+            return evidence
+
+        evidence = publish(plan.recipe.repository, plan.config, files, workdir, explained)
         step.note = str(plan.recipe.repository / plan.recipe.name / str(evidence.version))
     return evidence
 

@@ -1,10 +1,10 @@
-"""Train three small models on real handwritten digits and export them, with their data, for the quick start.
+"""Train four small models on real handwritten digits and export them, with their data, for the quick start.
 
 scikit-learn's `load_digits`: 1,797 scans of 8x8 pixels, values 0 to 16, here scaled to 0..1. One file of data serves
-all three models; each takes `pixels` [batch, 1, 8, 8] and answers `logits` [batch, 10].
+all four models; each takes `pixels` [batch, 1, 8, 8] and answers `logits` [batch, 10].
 
-    python examples/digits/train.py            writes digits.npz, digits.onnx, digits_mlp.onnx, digits_lstm.onnx
-    python examples/digits/train.py --help     what can be changed
+    python -m examples.digits.train            writes digits.npz, digits.onnx and three more models, digits_*.onnx
+    python -m examples.digits.train --help     what can be changed
 """
 
 import argparse
@@ -22,6 +22,8 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import nn
+
+from examples.transformer import ImageEncoder
 
 SHARES = {"train": 0.5, "calibration": 0.125, "validation": 0.175, "test": 0.2}
 SEED = 1998
@@ -93,10 +95,16 @@ def lstm() -> Any:
     return nn.Sequential(nn.Flatten(1, 2), LastStep(8, 96), nn.Dropout(0.2), nn.Linear(96, 10))
 
 
+def transformer() -> Any:
+    """Reads the image as 8 tokens of 8 values, each of which sees all others."""
+    return ImageEncoder(rows=8, columns=8, classes=10, width=64, layers=2, dropout=0.1)
+
+
 RECIPES = {
     "cnn": Recipe("digits.onnx", cnn, epochs=40, learning_rate=2e-3),
     "mlp": Recipe("digits_mlp.onnx", mlp, epochs=80, learning_rate=2e-3),
     "lstm": Recipe("digits_lstm.onnx", lstm, epochs=120, learning_rate=4e-3),
+    "transformer": Recipe("digits_transformer.onnx", transformer, epochs=150, learning_rate=2e-3),
 }
 
 

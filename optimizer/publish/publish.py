@@ -25,7 +25,8 @@ def publish(
         config: written with the model's first version; must match what is there otherwise.
         files: folder with the version's files, inside `workdir`; becomes the version directory.
         workdir: a staging folder of this repository.
-        make_evidence: given the number, the evidence; the digests of the files are filled in here.
+        make_evidence: given the number, the evidence; the digests of the files are filled in here. It may write files
+            that tell the number, and writes them anew when it is called again because the number was taken.
 
     Returns:
         The evidence as it was written, with the version's number.
@@ -39,7 +40,9 @@ def publish(
         check_config(model_directory, config)
         version = next_version(model_directory)
         while True:
-            evidence = make_evidence(version).model_copy(update={"files": digests})
+            evidence = make_evidence(version)
+            told = {path.name: digest(path) for path in sorted(files.iterdir()) if path.name not in digests}
+            evidence = evidence.model_copy(update={"files": {**digests, **told}})
             write_evidence(evidence, files)
             flush_folder(files)
             if _rename_into_place(repository, config, files, workdir, version):

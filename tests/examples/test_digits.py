@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-MODELS = ("digits.onnx", "digits_mlp.onnx", "digits_lstm.onnx")
+MODELS = ("digits.onnx", "digits_mlp.onnx", "digits_lstm.onnx", "digits_transformer.onnx")
 SHARES = {"train": 0.5, "calibration": 0.125, "validation": 0.175, "test": 0.2}
 
 
@@ -89,6 +89,8 @@ def test_the_models_still_have_what_the_optimizer_is_there_to_remove() -> None:
     assert operators("digits.onnx").count("Conv") == 4
     assert operators("digits_mlp.onnx").count("BatchNormalization") == 2
     assert operators("digits_lstm.onnx").count("LSTM") == 1
+    assert operators("digits_transformer.onnx").count("LayerNormalization") == 5
+    assert operators("digits_transformer.onnx").count("Softmax") == 2
     for file in MODELS:
         normalizations = [node for node in onnx.load(DIGITS / file).graph.node if node.op_type == "BatchNormalization"]
         assert not any(field.name == "training_mode" and field.i for node in normalizations for field in node.attribute)
@@ -96,7 +98,13 @@ def test_the_models_still_have_what_the_optimizer_is_there_to_remove() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "least"), [("digits.onnx", 0.98), ("digits_mlp.onnx", 0.95), ("digits_lstm.onnx", 0.95)]
+    ("file", "least"),
+    [
+        ("digits.onnx", 0.98),
+        ("digits_mlp.onnx", 0.95),
+        ("digits_lstm.onnx", 0.95),
+        ("digits_transformer.onnx", 0.97),
+    ],
 )
 def test_each_model_knows_its_digits(file: str, least: float, data: dict[str, npt.NDArray[np.generic]]) -> None:
     session = onnxruntime.InferenceSession(DIGITS / file, providers=["CPUExecutionProvider"])
@@ -106,7 +114,7 @@ def test_each_model_knows_its_digits(file: str, least: float, data: dict[str, np
 
 def test_the_readme_tells_the_measured_accuracies(data: dict[str, npt.NDArray[np.generic]]) -> None:
     readme = (DIGITS / "README.md").read_text()
-    for name, file in zip(("cnn", "mlp", "lstm"), MODELS, strict=True):
+    for name, file in zip(("cnn", "mlp", "lstm", "transformer"), MODELS, strict=True):
         session = onnxruntime.InferenceSession(DIGITS / file, providers=["CPUExecutionProvider"])
         cells = []
         for split in SHARES:

@@ -45,7 +45,7 @@ def test_a_short_training_of_the_cnn_already_learns_and_exports(train: ModuleTyp
     assert (logits.argmax(axis=1) == splits["validation"].label).mean() > 0.8
 
 
-@pytest.mark.parametrize("name", ["mlp", "lstm"])
+@pytest.mark.parametrize("name", ["mlp", "lstm", "transformer"])
 def test_the_other_models_train_and_export(name: str, train: ModuleType, tmp_path: Path) -> None:
     splits = train.splits_from_digits()
     train.export(train.train(train.RECIPES[name], splits, epochs=1), tmp_path / "model.onnx")

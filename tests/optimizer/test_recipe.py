@@ -37,7 +37,7 @@ def test_it_is_json() -> None:
         ({"engine": "triton"}, "--engine is 'triton': expected 'auto'"),
         ({"objective": "fun"}, "--objective is 'fun': expected 'latency'"),
         ({"budget": "10"}, "--budget is '10': expected a number with a unit: 90s, 10m or 2h"),
-        ({"target": "sm_12"}, "sm_12"),
+        ({"target": "sm_12"}, "target is 'sm_12'; expected one of host"),
         ({"serving_batch": 0}, "--serving-batch is '0'"),
         ({"golden": "none"}, "--golden is 'none'"),
         ({"max_batch_size": 0}, "--max-batch-size is '0'"),
