@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -17,11 +17,18 @@ from enginehouse.tensor import Tensors
 from optimizer.build.origins import Origins
 from optimizer.graph.graph import Graph
 
-# Kernels that find their ranges as they run, and those that compute on blocks of four bits.
-_DYNAMIC = frozenset(
-    ("ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat")
-)
-_PRECISIONS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64", "uint8": "int8"}
+# Kernels that compute in integers on ranges that they, or nodes of the graph before them, find as they run.
+_DYNAMIC = frozenset(("DynamicQuantizeLSTM", "DynamicQuantizeMatMul"))
+_DYNAMIC_NODES = frozenset(("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger"))
+_PRECISIONS = {
+    "float": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "double": "fp64",
+    "int8": "int8",
+    "uint8": "int8",
+}
+# Weights in blocks of four bits.
 _BLOCKED = "MatMulNBits"
 _ENDING = "_kernel_time"
 
@@ -58,7 +65,8 @@ def onnxruntime_layers(
         events = json.loads(engine.end_profile().read_bytes())
         engine.close()
         nodes = onnx.load_model(str(Path(folder) / OPTIMIZED_FILE), load_external_data=False).graph.node
-    return _layers(_kernels(events), nodes, Origins(graph).of_kernels(nodes))
+    dynamic = {node.name for node in graph.model.graph.node if node.op_type in _DYNAMIC_NODES}
+    return _layers(_kernels(events), nodes, Origins(graph).of_kernels(nodes), dynamic)
 
 
 def _kernels(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Kernel]:
@@ -76,30 +84,35 @@ def _kernels(events: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], _Kern
 
 
 def _layers(
-    kernels: Mapping[tuple[str, str], _Kernel], nodes: Sequence[onnx.NodeProto], origins: Sequence[tuple[str, ...]]
+    kernels: Mapping[tuple[str, str], _Kernel],
+    nodes: Sequence[onnx.NodeProto],
+    origins: Sequence[tuple[str, ...]],
+    dynamic: Collection[str],
 ) -> tuple[EngineLayer, ...]:
-    sources: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+    waiting: dict[str, list[tuple[str, ...]]] = defaultdict(list)
     for node, origin in zip(nodes, origins, strict=True):
-        sources[node.name].append(origin)
+        waiting[node.name].append(origin)
     layers = []
     for (name, _), kernel in kernels.items():
+        sources = waiting[name].pop(0) if waiting[name] else ()
+        is_dynamic = kernel.operator in _DYNAMIC or any(source in dynamic for source in sources)
         layers.append(
             EngineLayer(
                 name=name,
                 operator=kernel.operator,
-                precision=_precision(kernel),
+                precision=_precision(kernel, is_dynamic),
                 time_ms=median(kernel.milliseconds[1:] or kernel.milliseconds),
-                source_nodes=sources[name].pop(0) if sources[name] else (),
+                source_nodes=sources,
             )
         )
     return tuple(layers)
 
 
-def _precision(kernel: _Kernel) -> str:
-    """What it computes in: what it is given first tells, because kernels of mixed inputs do not exist beside these."""
-    if kernel.operator in _DYNAMIC:
-        return "int8_dynamic"
+def _precision(kernel: _Kernel, is_dynamic: bool) -> str:
+    """What it is given first tells what it computes in; a kernel that quantizes that by itself is given a float."""
     if kernel.operator == _BLOCKED:
         return "int4"
+    if is_dynamic:
+        return "int8_dynamic"
     given = kernel.input_types[0] if kernel.input_types else ""
     return _PRECISIONS.get(given, given)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never, cast
+from typing import assert_never
 
 from enginehouse.engine import Engine
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
@@ -42,6 +42,6 @@ def open_artifact(artifact: Artifact, threads: int) -> Engine:
         case "openvino":
             return OpenVinoEngine(artifact.path, threads, artifact.hint)
         case "tensorrt" | "tensorrt-rtx":
-            return cast(Engine, TensorRTEngine(artifact.path, threads, artifact.engine))
+            return TensorRTEngine(artifact.path, threads, artifact.engine)
         case _:
             assert_never(artifact.engine)

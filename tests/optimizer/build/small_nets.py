@@ -93,6 +93,25 @@ def quantized_convolution(is_output_quantized: bool) -> Graph:
     return graph_of(nodes, weights, "y")
 
 
+def quantized_product() -> Graph:
+    """MatMul on U8 and S8 whose result is read as a float."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"], "x_q"),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "x_dq"),
+        helper.make_node("DequantizeLinear", ["wq", "sw", "zw"], ["wd"], "w_dq"),
+        helper.make_node("MatMul", ["xd", "wd"], ["p"], "product"),
+        helper.make_node("Softmax", ["p"], ["y"], "softmax"),
+    ]
+    weights: dict[str, Array] = {
+        "s": np.array(0.04, np.float32),
+        "z": np.array(128, np.uint8),
+        "wq": np.random.default_rng(1).integers(-127, 128, (SIZE, SIZE)).astype(np.int8),
+        "sw": np.array(0.01, np.float32),
+        "zw": np.array(0, np.int8),
+    }
+    return graph_of(nodes, weights, "y")
+
+
 def dynamic_product() -> Graph:
     """MatMul that finds the range of its rows as it runs, as ONNX writes it."""
     nodes = [

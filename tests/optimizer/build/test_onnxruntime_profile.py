@@ -18,6 +18,7 @@ from tests.optimizer.build.small_nets import (
     images,
     perceptron,
     quantized_convolution,
+    quantized_product,
     recurrent,
     residual,
     rows,
@@ -40,11 +41,12 @@ def by_source(found: tuple[EngineLayer, ...]) -> dict[str, EngineLayer]:
         (perceptron(), rows(), "second", "fp32"),
         (quantized_convolution(True), images(), "conv", "int8"),
         (quantized_convolution(False), images(), "conv", "fp32"),
+        (quantized_product(), rows(), "product", "int8"),
         (dynamic_product(), rows(), "product", "int8_dynamic"),
         (blocked_product(), rows(), "product", "int4"),
         (recurrent(), rows(), "lstm", "fp32"),
     ],
-    ids=["float", "pairs", "pairs without one behind", "dynamic", "blocks", "recurrent"],
+    ids=["float", "pairs", "pairs without one behind", "pairs into a float", "dynamic", "blocks", "recurrent"],
 )
 def test_each_layer_is_listed_with_what_it_computes_in(
     tmp_path: Path, graph: Graph, feeds: Tensors, node: str, precision: str
