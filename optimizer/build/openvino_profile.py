@@ -20,7 +20,7 @@ _PRECISIONS = {
 }  # fmt: skip
 _MULTIPLYING = frozenset(("Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq"))
 _RECURRENT = ("RNNCell", "RNNSeq")
-_RECURRENT_NODES = frozenset(("LSTM", "GRU", "RNN"))
+_RECURRENT_NODES = frozenset(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"))
 _WEIGHTED_NODES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 # They move, mark or hold values; what is asked about is what computes.
 _SILENT = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"))
