@@ -40,7 +40,7 @@ class RoundingProblem:
 
 
 def rounded(problem: RoundingProblem) -> Array:
-    """Find better integers; where there are none, the nearest."""
+    """Find integers that are better on these inputs."""
     order = np.argsort(np.diag(problem.gram), kind="stable")
     ordered = RoundingProblem(
         problem.weights[:, order],
@@ -50,15 +50,15 @@ def rounded(problem: RoundingProblem) -> Array:
         problem.fixed[:, order],
         problem.limits,
     )
-    start = _better_rows(ordered, _fed_back(ordered), ordered.nearest, ordered.gram)
     result = np.empty_like(problem.nearest)
-    result[:, order] = _descended(ordered, start)
+    result[:, order] = _descended(ordered, _fed_back(ordered))
     return result
 
 
 def kept_where_better(problem: RoundingProblem, integers: Array, gram: Array) -> Array:
     """Take the integers of those outputs alone that are better than the nearest on inputs they were not fitted to."""
-    return _better_rows(problem, integers, problem.nearest, gram)
+    is_better = output_errors(problem, integers, gram) < output_errors(problem, problem.nearest, gram)
+    return np.where(is_better[:, None], integers, problem.nearest)
 
 
 def output_errors(problem: RoundingProblem, integers: Array, gram: Array) -> Array:
@@ -66,11 +66,6 @@ def output_errors(problem: RoundingProblem, integers: Array, gram: Array) -> Arr
     residual = problem.weights - problem.scales[:, None] * integers
     errors: Array = np.einsum("oi,oi->o", residual @ gram, residual)
     return errors
-
-
-def _better_rows(problem: RoundingProblem, integers: Array, others: Array, gram: Array) -> Array:
-    is_better = output_errors(problem, integers, gram) < output_errors(problem, others, gram)
-    return np.where(is_better[:, None], integers, others)
 
 
 def _with_ridge(gram: Array) -> Array:

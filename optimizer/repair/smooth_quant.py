@@ -24,12 +24,14 @@ from optimizer.passes.graph_editor import GraphEditor
 from optimizer.repair.channel_scales import Reader, best_scales
 from optimizer.repair.channel_statistics import Channels, channel_statistics
 from optimizer.repair.layer_weights import LayerWeights, has_matrix, with_weights
-from optimizer.repair.output_error import quantized_and_judged
+from optimizer.repair.output_error import LEAST_GAIN, quantized_and_judged
 from optimizer.repair.repair import Quantize, Repaired
 
 # The share of the predicted error that must go, where the factors are folded and where a Mul is inserted.
 _LEAST_GAIN_FOLDED = 0.05
 _LEAST_GAIN_INSERTED = 0.5
+# The share of the outputs' error that must go where a Mul was inserted anywhere, because it costs time.
+_LEAST_GAIN_WITH_MUL = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,8 @@ def smooth(
     for value, (nodes, factors) in inserted.items():
         smoothed = _with_mul(smoothed, value, [node.name for node in nodes], factors)
     detail = f"{folded} activations smoothed in the node before, {len(inserted)} by a Mul"
-    return quantized_and_judged(reference or graph, graph, smoothed, quantize, feeds, detail)
+    least = _LEAST_GAIN_WITH_MUL if inserted else LEAST_GAIN
+    return quantized_and_judged(reference or graph, graph, smoothed, quantize, feeds, detail, least)
 
 
 def _smoothings(graph: Graph, weights: LayerWeights, layers: Collection[str]) -> list[_Smoothing]:

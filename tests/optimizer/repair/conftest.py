@@ -165,10 +165,12 @@ def names_of() -> Callable[[Graph], list[str]]:
 
 
 @pytest.fixture
-def quantizer() -> Callable[..., Quantize]:
+def quantizer() -> Callable[..., Callable[[Graph], Graph]]:
     """Make a `Quantize` for feeds, with how many levels weights have and whose ranges are taken."""
 
-    def make(feeds: Sequence[Tensors], weight_levels: int = 127, anchor: Graph | None = None) -> Quantize:
+    def make(
+        feeds: Sequence[Tensors], weight_levels: int = 127, anchor: Graph | None = None
+    ) -> Callable[[Graph], Graph]:
         return partial(quantized, feeds=feeds, weight_levels=weight_levels, anchor=anchor)
 
     return make

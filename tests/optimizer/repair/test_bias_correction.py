@@ -11,10 +11,10 @@ from optimizer.graph.graph import Graph
 from optimizer.quantize.int8 import plan_int8, quantize_int8
 from optimizer.repair.bias_correction import correct_biases
 from optimizer.repair.layer_weights import with_weights
-from optimizer.repair.output_error import opened, output_error
+from optimizer.repair.output_error import opened, output_errors
 from optimizer.repair.repair import Quantize, Repaired
 
-Quantizer = Callable[..., Quantize]
+Quantizer = Callable[..., Callable[[Graph], Graph]]
 Names = Callable[[Graph], list[str]]
 
 
@@ -32,7 +32,7 @@ def test_a_trained_network_loses_much_of_its_error(
     quantize = quantizer(digits, levels, graph)
     found = correct_biases(graph, names_of(graph), quantize, digits)
     assert isinstance(found, Repaired)
-    before, after = (output_error(graph, quantize(each), unseen) for each in (graph, found.graph))  # type: ignore[arg-type]
+    before, after = output_errors(graph, [quantize(graph), quantize(found.graph)], unseen)
     assert after < 0.75 * before
 
 
@@ -117,7 +117,7 @@ def test_the_add_behind_a_matmul_is_corrected_in_a_sequence_of_any_length(
     found = correct_biases(graph, names_of(graph), quantize, feeds)
     assert isinstance(found, Repaired)
     assert found.graph.op_counts() == graph.op_counts()
-    before, after = (output_error(graph, quantize(each), feeds) for each in (graph, found.graph))  # type: ignore[arg-type]
+    before, after = output_errors(graph, [quantize(graph), quantize(found.graph)], feeds)
     assert after < 0.5 * before
 
 
@@ -133,7 +133,7 @@ def test_what_is_right_can_be_said_by_another_graph(
     assert isinstance(found, Repaired)
     alone = correct_biases(graph, names_of(graph), quantize, digits)
     base = alone.graph if isinstance(alone, Repaired) else graph
-    errors = [output_error(cnn, quantize(each), digits) for each in (base, found.graph)]  # type: ignore[arg-type]
+    errors = output_errors(cnn, [quantize(base), quantize(found.graph)], digits)
     assert errors[1] < 0.9 * errors[0]
 
 
@@ -171,4 +171,4 @@ def test_it_declines_where_no_layer_has_a_place_for_a_bias(
 def test_it_declines_where_nothing_is_gained(cnn: Graph, digits: list[Tensors], names_of: Names) -> None:
     found = correct_biases(cnn, names_of(cnn), lambda graph: graph, digits)
     assert isinstance(found, Declined)
-    assert "gain nothing: output error 0 -> " in found.reason
+    assert "gain too little: output error 0 -> " in found.reason

@@ -11,11 +11,11 @@ from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.repair.equalization import equalize
 from optimizer.repair.layer_weights import with_weights
-from optimizer.repair.output_error import output_error
+from optimizer.repair.output_error import output_errors
 from optimizer.repair.repair import Quantize, Repaired
 
 Answers = Callable[[Graph, Sequence[Tensors]], list[Tensors]]
-Quantizer = Callable[..., Quantize]
+Quantizer = Callable[..., Callable[[Graph], Graph]]
 RANDOM = np.random.default_rng(0)
 
 
@@ -50,10 +50,7 @@ def test_a_trained_network_with_unlike_channels_bears_int8_as_well_as_the_balanc
     found = equalize(hard, names_of(hard), quantize, digits)
     assert isinstance(found, Repaired)
     assert found.detail.startswith("5 of 5 activations equalized, output error ")
-    balanced, before, after = (
-        output_error(each, quantize(each), unseen)  # type: ignore[arg-type]
-        for each in (cnn, hard, found.graph)
-    )
+    balanced, before, after = (output_errors(each, [quantize(each)], unseen)[0] for each in (cnn, hard, found.graph))
     assert before > 50 * balanced, "the case is hard"
     assert after < 3 * balanced
 
@@ -69,7 +66,7 @@ def test_in_float_nothing_changes(
     fingerprint = hard.fingerprint()
     found = equalize(hard, names_of(hard), quantizer(digits), digits)
     assert isinstance(found, Repaired)
-    assert output_error(hard, found.graph, unseen) < 1e-10
+    assert output_errors(hard, [found.graph], unseen)[0] < 1e-10
     assert hard.fingerprint() == fingerprint, "the given graph stays as it is"
     assert found.graph.op_counts() == hard.op_counts()
 
@@ -140,7 +137,7 @@ def test_it_declines_where_nothing_is_gained(
     hard = unbalanced(cnn)
     found = equalize(hard, names_of(hard), lambda graph: graph, digits)
     assert isinstance(found, Declined)
-    assert found.reason.startswith("5 of 5 activations equalized gain nothing: output error 0 -> ")
+    assert found.reason.startswith("5 of 5 activations equalized gain too little: output error 0 -> ")
 
 
 def test_it_declines_where_no_chain_leads_to_a_quantized_layer(

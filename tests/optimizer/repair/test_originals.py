@@ -12,7 +12,7 @@ from optimizer.repair.originals import with_original_layers
 from optimizer.repair.repair import Quantize, Repaired
 
 Answers = Callable[[Graph, Sequence[Tensors]], list[Tensors]]
-Quantizer = Callable[..., Quantize]
+Quantizer = Callable[..., Callable[[Graph], Graph]]
 Names = Callable[[Graph], list[str]]
 
 

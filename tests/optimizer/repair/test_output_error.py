@@ -5,7 +5,7 @@ import pytest
 
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
-from optimizer.repair.output_error import judged, output_error, quantized_and_judged
+from optimizer.repair.output_error import judged, output_errors, quantized_and_judged
 from optimizer.repair.repair import Quantize, Repaired
 
 FEEDS = [{"x": np.full((2, 2), 3, np.float32)}, {"x": np.full((1, 2), 1, np.float32)}]
@@ -18,31 +18,39 @@ def scaled(plant: Callable[..., Graph]) -> Callable[[float], Graph]:
 
 
 def test_the_error_is_a_share_of_the_reference_over_all_feeds(scaled: Callable[[float], Graph]) -> None:
-    assert output_error(scaled(2), scaled(1), FEEDS) == pytest.approx(0.25)
-    assert output_error(scaled(2), scaled(2), FEEDS) == 0
+    assert output_errors(scaled(2), [scaled(1)], FEEDS) == [pytest.approx(0.25)]
+    assert output_errors(scaled(2), [scaled(2)], FEEDS) == [0]
 
 
 def test_outputs_that_are_not_finite_are_infinitely_wrong(scaled: Callable[[float], Graph]) -> None:
-    assert output_error(scaled(2), scaled(np.inf), FEEDS) == np.inf
-    assert output_error(scaled(2), scaled(np.nan), FEEDS) == np.inf
+    assert output_errors(scaled(2), [scaled(np.inf)], FEEDS) == [np.inf]
+    assert output_errors(scaled(2), [scaled(np.nan)], FEEDS) == [np.inf]
 
 
 def test_a_reference_of_zeros_divides_nothing_by_zero(scaled: Callable[[float], Graph]) -> None:
-    assert output_error(scaled(0), scaled(0), FEEDS) == 0
-    assert output_error(scaled(0), scaled(1), FEEDS) == np.inf
+    assert output_errors(scaled(0), [scaled(0)], FEEDS) == [0]
+    assert output_errors(scaled(0), [scaled(1)], FEEDS) == [np.inf]
+
+
+def test_several_graphs_are_compared_at_once(scaled: Callable[[float], Graph]) -> None:
+    assert output_errors(scaled(2), [scaled(1), scaled(3), scaled(2)], FEEDS) == pytest.approx([0.25, 0.25, 0])
 
 
 def test_a_repair_that_helps_is_kept_with_what_it_gained(scaled: Callable[[float], Graph]) -> None:
     repaired = scaled(5)
-    found = judged(scaled(2), scaled(1), repaired, scaled(3), FEEDS, "1 layer")
-    assert isinstance(found, Declined), "as wrong as before is no gain"
     found = judged(scaled(2), scaled(1), repaired, scaled(1.8), FEEDS, "1 layer")
     assert found == Repaired(repaired, "1 layer, output error 0.25 -> 0.01")
 
 
+def test_a_gain_too_small_to_be_of_the_model_is_none(scaled: Callable[[float], Graph]) -> None:
+    for after, least, is_kept in ((1.005, 0.02, False), (1.1, 0.02, True), (1.1, 0.5, False)):
+        found = judged(scaled(2), scaled(1), scaled(2), scaled(after), FEEDS, "1 layer", least)
+        assert isinstance(found, Repaired) == is_kept
+
+
 def test_a_repair_that_harms_is_declined_with_the_figures(scaled: Callable[[float], Graph]) -> None:
     found = judged(scaled(2), scaled(1), scaled(2), scaled(4), FEEDS, "1 layer")
-    assert found == Declined("1 layer gain nothing: output error 0.25 -> 1")
+    assert found == Declined("1 layer gain too little: output error 0.25 -> 1")
 
 
 def test_both_forms_are_quantized(scaled: Callable[[float], Graph], refuses: Quantize) -> None:

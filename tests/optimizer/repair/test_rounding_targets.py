@@ -10,7 +10,7 @@ from optimizer.repair.quantized_weights import quantized_weights
 from optimizer.repair.repair import Quantize
 from optimizer.repair.rounding_targets import RoundingTarget, rounding_targets, worst_targets
 
-Quantizer = Callable[..., Quantize]
+Quantizer = Callable[..., Callable[[Graph], Graph]]
 RANDOM = np.random.default_rng(0)
 TEXT = "(float[n, 8] x) => (float[n, 8] y) { a = MatMul(x, w) b = MatMul(a, v) c = MatMul(b, u) y = MatMul(c, t) }"
 FEEDS: list[Tensors] = [{"x": RANDOM.standard_normal((16, 8)).astype(np.float32)}]

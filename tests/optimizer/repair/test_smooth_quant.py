@@ -9,12 +9,12 @@ from enginehouse.tensor import Tensors
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.repair.layer_weights import with_weights
-from optimizer.repair.output_error import output_error
+from optimizer.repair.output_error import output_errors
 from optimizer.repair.repair import Quantize, Repaired
 from optimizer.repair.smooth_quant import smooth
 
 Answers = Callable[[Graph, Sequence[Tensors]], list[Tensors]]
-Quantizer = Callable[..., Quantize]
+Quantizer = Callable[..., Callable[[Graph], Graph]]
 Names = Callable[[Graph], list[str]]
 RANDOM = np.random.default_rng(0)
 WIDTH = 16
@@ -70,7 +70,7 @@ def test_outlier_channels_no_longer_hurt_and_in_float_nothing_changes(
     assert isinstance(found, Repaired)
     assert found.detail.startswith(f"{detail}, output error ")
     assert found.graph.op_counts().get("Mul", 0) == muls
-    before, after = (output_error(graph, quantize(each), feeds) for each in (graph, found.graph))  # type: ignore[arg-type]
+    before, after = output_errors(graph, [quantize(graph), quantize(found.graph)], feeds)
     assert after < 0.1 * before
     for want, have in zip(answers(graph, feeds), answers(found.graph, feeds), strict=True):
         np.testing.assert_allclose(have["y"], want["y"], rtol=1e-4, atol=1e-5 * np.abs(want["y"]).max())
@@ -89,10 +89,7 @@ def test_a_trained_network_with_outliers_is_smoothed(
     quantize = quantizer(digits)
     found = smooth(graph, names_of(graph), quantize, digits)
     assert isinstance(found, Repaired)
-    trained, before, after = (
-        output_error(each, quantize(each), unseen)  # type: ignore[arg-type]
-        for each in (mlp, graph, found.graph)
-    )
+    trained, before, after = (output_errors(each, [quantize(each)], unseen)[0] for each in (mlp, graph, found.graph))
     assert before > 50 * trained
     assert after < 5 * trained
 
@@ -138,7 +135,7 @@ def test_it_declines_where_nothing_is_gained(plant: Callable[..., Graph], names_
     graph = hard(plant, "norm")
     found = smooth(graph, names_of(graph), lambda each: each, FEEDS)
     assert isinstance(found, Declined)
-    assert "gain nothing: output error 0 -> " in found.reason
+    assert "gain too little: output error 0 -> " in found.reason
 
 
 def test_weights_that_overflow_are_declined(plant: Callable[..., Graph], quantizer: Quantizer, names_of: Names) -> None:
