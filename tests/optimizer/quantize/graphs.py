@@ -17,7 +17,13 @@ from optimizer.graph.run import run_graph
 from optimizer.quantize.int8 import QuantizationPlan, plan_int8, quantize_int8
 from optimizer.trial import EngineName, Scheme
 
-RANDOM = np.random.default_rng(0)
+_RANDOM = np.random.default_rng(0)
+_START = _RANDOM.bit_generator.state
+
+
+def restart_weights() -> None:
+    """Let `weight` give the same numbers in a test, whichever tests ran before it."""
+    _RANDOM.bit_generator.state = _START
 
 
 def graph_of(
@@ -50,7 +56,7 @@ def conv(inputs: str, output: str, kernel: int = 3, **attributes: Any) -> NodePr
 def weight(*shape: int) -> Array:
     """Normal, of a spread that keeps values at their size; channels differ a hundredfold in theirs."""
     spread = np.logspace(-1, 1, shape[0]).reshape(-1, *[1] * (len(shape) - 1)) if len(shape) == 4 else 1.0
-    return np.asarray(RANDOM.standard_normal(shape) * spread / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
+    return np.asarray(_RANDOM.standard_normal(shape) * spread / np.sqrt(np.prod(shape[1:]) or 1), np.float32)
 
 
 def images(rows: int = 4, seed: int = 1) -> dict[str, Array]:
@@ -100,6 +106,24 @@ def depthwise() -> Graph:
 def concatenated() -> Graph:
     nodes = [conv("x w", "a"), conv("x v", "b", kernel=1), node("Concat", "a b", "c", axis=1), conv("c u", "y")]
     return graph_of(nodes, {"w": weight(4, 3, 3, 3), "v": weight(4, 3, 1, 1), "u": weight(4, 8, 3, 3)}, ("n", 3, 8, 8))
+
+
+def gated() -> Graph:
+    """SiLU, and a squeeze-and-excitation block."""
+    nodes = [
+        conv("x w", "c"),
+        node("Sigmoid", "c", "s"),
+        node("Mul", "c s", "m"),
+        conv("m v", "d"),
+        node("Relu", "d", "r"),
+        node("GlobalAveragePool", "r", "g"),
+        conv("g t", "e", kernel=1),
+        node("Sigmoid", "e", "f"),
+        node("Mul", "r f", "h"),
+        conv("h u", "y", kernel=1),
+    ]
+    weights = {"w": weight(6, 3, 3, 3), "v": weight(6, 6, 3, 3), "t": weight(6, 6, 1, 1), "u": weight(4, 6, 1, 1)}
+    return graph_of(nodes, weights, ("n", 3, 8, 8))
 
 
 def gemms() -> Graph:

@@ -39,7 +39,7 @@ def in_four_bits(graph: Graph, form: Form, block_size: int = 32) -> Graph:
 def test_answers_stay_near(form: Form) -> None:
     for graph, feeds in ((transformer(), sequences()), (gemms(), rows())):
         error = relative_error(answers(in_four_bits(graph, form), feeds), answers(graph, feeds))
-        assert 1e-5 < error < 0.1
+        assert 1e-5 < error < 0.15
 
 
 @pytest.mark.parametrize("form", FORMS)

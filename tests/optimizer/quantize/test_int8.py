@@ -18,6 +18,7 @@ from tests.optimizer.quantize.graphs import (
     conv,
     depthwise,
     fused_operators,
+    gated,
     gemms,
     graph_of,
     images,
@@ -38,6 +39,7 @@ CASES: dict[str, Case] = {
     "residual": (residual, images),
     "depthwise": (depthwise, images),
     "concatenated": (concatenated, images),
+    "gated": (gated, images),
     "gemms": (gemms, rows),
     "transformer": (transformer, sequences),
 }
@@ -102,6 +104,9 @@ def test_onnx_runtime_fuses_what_lies_between_convolutions(tmp_path: Path) -> No
     assert (counts["QuantizeLinear"], counts["DequantizeLinear"]) == (1, 1), "the input and the output"
     counts = fused_operators(quantized(depthwise(), images()), tmp_path)
     assert counts["QLinearConv"] == 3
+    counts = fused_operators(quantized(gated(), images()), tmp_path)
+    assert (counts["QLinearConv"], counts["QLinearSigmoid"], counts["QLinearMul"]) == (4, 2, 2)
+    assert not {"Sigmoid", "Mul"} & counts.keys()
     counts = fused_operators(quantized(concatenated(), images()), tmp_path)
     assert (counts["QLinearConv"], counts["QLinearConcat"], counts["Concat"]) == (3, 1, 0)
 

@@ -23,13 +23,13 @@ def test_an_activation_is_held_for_its_layer_and_stays_float_for_others() -> Non
 
 
 def test_onnx_runtime_holds_what_a_convolution_gives_out_behind_its_activation() -> None:
-    graph = graph_of([conv("x w", "c"), node("Relu", "c", "r"), node("Mul", "r r", "y")], {"w": W}, SHAPE)
+    graph = graph_of([conv("x w", "c"), node("Relu", "c", "r"), node("Mul", "r x", "y")], {"w": W}, SHAPE)
     assert placed(graph).given_out == {"r"}
     assert placed(graph, "openvino").given_out == set()
 
 
 def test_an_activation_that_is_not_the_only_reader_is_not_fused() -> None:
-    graph = graph_of([conv("x w", "c"), node("Relu", "c", "r"), node("Mul", "r c", "y")], {"w": W}, SHAPE)
+    graph = graph_of([conv("x w", "c"), node("Relu", "c", "r"), node("Sum", "r c", "y")], {"w": W}, SHAPE)
     assert placed(graph).given_out == {"c"}
 
 
@@ -67,7 +67,7 @@ def test_an_addition_of_eight_bit_values_is_in_eight_bits() -> None:
         conv("x v", "d"),
         node("Add", "c d", "a"),
         node("Relu", "a", "r"),
-        node("Mul", "r r", "y"),
+        node("Mul", "r x", "y"),
     ]
     graph = graph_of(nodes, {"w": W, "v": V}, SHAPE)
     for engine in ("onnxruntime", "openvino"):
@@ -77,8 +77,27 @@ def test_an_addition_of_eight_bit_values_is_in_eight_bits() -> None:
     assert placed(graph, "tensorrt").given_out == set()
 
 
+def test_a_gate_is_in_eight_bits_for_onnx_runtime_alone() -> None:
+    nodes = [conv("x w", "c"), node("Sigmoid", "c", "s"), node("Mul", "c s", "m"), conv("m v", "y")]
+    graph = graph_of(nodes, {"w": W, "v": V}, SHAPE)
+    assert placed(graph).nodes == ("s_node", "m_node")
+    assert placed(graph).given_out == {"c", "s", "m", "y"}
+    assert placed(graph, "openvino").nodes == ()
+    assert placed(graph, "openvino").origins == {"x": "x", "m": "m"}
+
+
+def test_a_sigmoid_that_is_no_gate_is_in_float() -> None:
+    nodes = [conv("x w", "c"), node("Sigmoid", "c", "s"), node("Neg", "s", "y")]
+    assert placed(graph_of(nodes, {"w": W}, SHAPE)).nodes == ()
+
+
+def test_a_product_with_a_constant_is_in_float() -> None:
+    nodes = [conv("x w", "c"), node("Mul", "c v", "m"), conv("m w", "y")]
+    assert placed(graph_of(nodes, {"w": W, "v": weight(3, 1, 1)}, SHAPE)).nodes == ()
+
+
 def test_an_addition_to_something_that_nobody_holds_is_in_float() -> None:
-    nodes = [node("Sigmoid", "x", "s"), conv("x w", "c"), node("Add", "c s", "a"), node("Mul", "a a", "y")]
+    nodes = [node("Sigmoid", "x", "s"), conv("x w", "c"), node("Add", "c s", "a"), node("Neg", "a", "y")]
     assert placed(graph_of(nodes, {"w": W}, SHAPE)).nodes == ()
 
 
@@ -95,7 +114,7 @@ def test_an_addition_of_two_inputs_that_layers_read_is_in_float() -> None:
 
 
 def test_an_addition_whose_layer_stays_float_is_in_float() -> None:
-    nodes = [conv("x w", "c"), conv("x v", "d"), node("Add", "c d", "a"), node("Mul", "a a", "y")]
+    nodes = [conv("x w", "c"), conv("x v", "d"), node("Add", "c d", "a"), node("Neg", "a", "y")]
     graph = graph_of(nodes, {"w": W, "v": V}, SHAPE)
     assert placed(graph, layers="c").nodes == ()
     assert placed(graph, layers="c d").nodes == ("a_node",)
@@ -121,7 +140,7 @@ def test_additions_follow_one_another_in_eight_bits() -> None:
 
 
 def test_tensorrt_reads_a_held_residual_in_eight_bits_and_the_layer_in_float() -> None:
-    nodes = [node("Sigmoid", "x", "s"), conv("s w", "c"), node("Add", "c s", "a"), node("Mul", "a a", "y")]
+    nodes = [node("Sigmoid", "x", "s"), conv("s w", "c"), node("Add", "c s", "a"), node("Neg", "a", "y")]
     found = placed(graph_of(nodes, {"w": W}, SHAPE), "tensorrt")
     assert found.readers == {"s": {"c_node", "a_node"}}
     assert found.given_out == set()
