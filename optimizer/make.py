@@ -68,7 +68,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class _Repairs:
-    """A float graph after the repairs; `anchor` is the graph that its ranges were observed on."""
+    """A float graph after repairs; `anchor` is what its ranges were observed on, and what is right."""
 
     graph: Graph
     anchor: Graph
@@ -133,14 +133,13 @@ class Workshop:
         repairs = self._repairs(base, trial)
         if isinstance(repairs, Declined):
             return repairs
-        integers = _layers_with(base, trial, "int8")
-        graph = _with_original_weights(repairs, integers)
+        graph = repairs.graph
         ranges: dict[str, ChosenRange] = {}
         if trial.scheme is not None:
             chosen = self._ranges(repairs.anchor, trial)
             if isinstance(chosen, Declined):
                 return chosen
-            quantized = _statically(graph, integers, trial, chosen)
+            quantized = _statically(graph, _layers_with(base, trial, "int8"), trial, chosen)
             if isinstance(quantized, Declined):
                 return quantized
             graph, ranges = quantized, chosen
@@ -187,19 +186,28 @@ class Workshop:
         return self._quantizable
 
     def _repairs(self, base: Graph, trial: Trial) -> _Repairs | Declined:
-        """Repair for ALL layers that could be quantized, once: the layers of a trial are then a choice among them."""
-        key = f"{base.fingerprint()}{trial.repairs}{trial.scheme}{trial.calibrator}"
-        if key not in self._repaired:
-            self._repaired[key] = self._repair(base, trial)
-        return self._repaired[key]
+        """Move values between weights and activations for all layers, once; then fit weights and biases to this trial.
 
-    def _repair(self, base: Graph, trial: Trial) -> _Repairs | Declined:
-        done = _Repairs(base, base, {})
+        What is fitted depends on which layers are quantized, because each layer answers for the errors before it.
+        """
+        moving = trial.model_copy(update={"repairs": tuple(sorted(NEEDS_RECALIBRATION & set(trial.repairs)))})
+        key = f"{base.fingerprint()}{moving.repairs}{trial.scheme}{trial.calibrator}"
+        if key not in self._repaired:
+            self._repaired[key] = self._repair(_Repairs(base, base, {}), moving.model_copy(update={"layers": {}}))
+        moved = self._repaired[key]
+        if isinstance(moved, Declined):
+            return moved
+        fitting = tuple(name for name in trial.repairs if name not in NEEDS_RECALIBRATION)
+        return self._repair(moved, trial.model_copy(update={"repairs": fitting}))
+
+    def _repair(self, done: _Repairs, trial: Trial) -> _Repairs | Declined:
         for name in REPAIRS:
             if name not in trial.repairs:
                 continue
             result = self._repair_once(name, done, trial)
             if isinstance(result, Declined):
+                if trial.layers:  # with fewer layers lowered there may be nothing left to repair
+                    continue
                 return Declined(f"{name} does not apply: {result.reason}")
             anchor = result.graph if name in NEEDS_RECALIBRATION else done.anchor
             done = _Repairs(result.graph, anchor, {**done.details, name: result.detail})
@@ -208,15 +216,17 @@ class Workshop:
     def _repair_once(self, name: RepairName, done: _Repairs, trial: Trial) -> Repaired | Declined:
         if self._rows is None:
             return Declined(NO_DATA)
+        layers = _layers_with(done.graph, trial, "int8")
 
         def quantize(graph: Graph) -> Graph | Declined:
             ranges = self._ranges(graph if name in NEEDS_RECALIBRATION else done.anchor, trial)
-            return ranges if isinstance(ranges, Declined) else _statically(graph, None, trial, ranges)
+            return ranges if isinstance(ranges, Declined) else _statically(graph, layers, trial, ranges)
 
-        plan = plan_int8(done.graph)
+        plan = plan_int8(done.graph, layers)
         if isinstance(plan, Declined):
             return plan
-        return _repair_from(REPAIRS[name])(done.graph, plan.layers, quantize, self._rows.samples)
+        repair = _repair_from(REPAIRS[name])
+        return repair(done.graph, plan.layers, quantize, self._rows.samples, done.anchor)
 
     def _ranges(self, anchor: Graph, trial: Trial) -> dict[str, ChosenRange] | Declined:
         symmetric = trial.scheme == "s8s8"
@@ -243,19 +253,6 @@ def _statically(
 
 def _layers_with(base: Graph, trial: Trial, precision: Precision) -> list[str]:
     return [layer.name for layer in layers_of(base) if trial.precision_of(layer.name) == precision]
-
-
-def _with_original_weights(repairs: _Repairs, quantized: Collection[str]) -> Graph:
-    """Give layers that stay float the weights they had: rounding and corrected biases only serve quantized ones."""
-    kept = {name for layer in layers_of(repairs.anchor) if layer.name not in quantized for name in layer.weights}
-    if repairs.graph is repairs.anchor or not kept:
-        return repairs.graph
-    originals = {tensor.name: tensor for tensor in repairs.anchor.model.graph.initializer if tensor.name in kept}
-    model = repairs.graph.copy()
-    for tensor in model.graph.initializer:
-        if tensor.name in originals:
-            tensor.CopyFrom(originals[tensor.name])
-    return Graph(model)
 
 
 def _is_hint_only(trial: Trial) -> bool:

@@ -68,5 +68,6 @@ class Trial(BaseModel):
         details: list[str] = [self.calibrator] if self.calibrator != "minmax" else []
         details += self.repairs
         if self.layers:
-            details.append(f"{len(self.layers)} layers {'/'.join(sorted(set(self.layers.values())))}")
+            noun = "layer" if len(self.layers) == 1 else "layers"
+            details.append(f"{len(self.layers)} {noun} {'/'.join(sorted(set(self.layers.values())))}")
         return ", ".join([" ".join(words), *details])

@@ -125,8 +125,9 @@ class _Judge:
         return (record.speedup.lower_95 if record.speedup else 0.0) if self._is_by_speed else self.gain(record)
 
     def text(self, record: CandidateRecord) -> str:
+        gain = self.gain(record)
         if not self._is_by_speed:
-            return f"{self.gain(record):.2f}x smaller"
+            return f"{gain:.2f}x smaller" if gain >= 1 else f"{1 / gain:.2f}x larger" if gain else "of unknown size"
         return f"{self.gain(record):.2f}x (≥ {self.bound(record):.2f}x)"
 
     def reason(self, best: CandidateRecord, top: CandidateRecord) -> str:
