@@ -27,7 +27,9 @@ def _speed(tried: Tried) -> float:
     return tried.speed
 
 
-def _rule(harm: Mapping[str, float], saved: Mapping[str, float] | None = None) -> Callable[[Trial], tuple[float, float]]:
+def _rule(
+    harm: Mapping[str, float], saved: Mapping[str, float] | None = None
+) -> Callable[[Trial], tuple[float, float]]:
     """Each layer that is lowered costs its harm and saves its time; float layers do neither."""
 
     def rule(trial: Trial) -> tuple[float, float]:
