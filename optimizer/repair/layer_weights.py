@@ -40,7 +40,8 @@ class LayerWeights:
         return self._edited[name] if name in self._edited else numpy_helper.to_array(self._tensors[name])
 
     def set_array(self, name: str, array: Array) -> None:
-        self._edited[name] = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # `is_finite` tells
+            self._edited[name] = array.astype(np.float32)
 
     def scale(self, name: str, factors: Array) -> None:
         """Multiply by anything that broadcasts, computed in FP64."""

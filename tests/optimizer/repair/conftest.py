@@ -138,6 +138,11 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Graph:
 
 
 @pytest.fixture(scope="session")
+def transformer(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    return digits_graph("digits_transformer.onnx", tmp_path_factory.mktemp("transformer"))
+
+
+@pytest.fixture(scope="session")
 def digits() -> list[Tensors]:
     """64 calibration rows in batches of 8."""
     return _batches(_pixels("calibration")[:64])

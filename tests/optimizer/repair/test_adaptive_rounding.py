@@ -17,7 +17,7 @@ Names = Callable[[Graph], list[str]]
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize(("model", "left"), [("cnn", 0.5), ("mlp", 0.7)])
+@pytest.mark.parametrize(("model", "left"), [("cnn", 0.5), ("mlp", 0.7), ("transformer", 0.85)])
 def test_four_bit_weights_of_a_trained_network_lose_much_of_their_error_on_rows_never_seen(
     request: pytest.FixtureRequest,
     digits: list[Tensors],

@@ -18,7 +18,7 @@ Quantizer = Callable[..., Callable[[Graph], Graph]]
 Names = Callable[[Graph], list[str]]
 
 
-@pytest.mark.parametrize(("model", "levels"), [("cnn", 7), ("mlp", 7), ("cnn", 31)])
+@pytest.mark.parametrize(("model", "levels"), [("cnn", 7), ("mlp", 7), ("transformer", 7), ("cnn", 31)])
 def test_a_trained_network_loses_much_of_its_error(
     request: pytest.FixtureRequest,
     digits: list[Tensors],

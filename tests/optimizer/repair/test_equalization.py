@@ -164,3 +164,14 @@ def test_activations_whose_squares_overflow_are_left_alone(
     feeds = [{"x": np.ones((2, 2), np.float32)}]
     found = equalize(graph, names_of(graph), quantizer(feeds), feeds)
     assert found == Declined("the channels of every activation are in balance")
+
+
+def test_weights_that_overflow_are_declined(
+    plant: Callable[..., Graph], quantizer: Quantizer, names_of: Callable[[Graph], list[str]]
+) -> None:
+    text = "(float[n, 2] x) => (float[n, 2] y) { a = Gemm(x, w) b = Relu(a) y = Gemm(b, v) }"
+    graph = plant(text, {"w": np.diag([1.0, 1e-3]), "v": np.full((2, 2), 3e38)})
+    feeds: list[Tensors] = [{"x": RANDOM.uniform(0, 1, (8, 2)).astype(np.float32)}]
+    found = equalize(graph, names_of(graph), quantizer(feeds), feeds)
+    assert isinstance(found, Declined)
+    assert found.reason.startswith("equalized weights would change the float model: ")
