@@ -1,33 +1,34 @@
 """Observe tensors while real rows pass, in memory that does not grow with the rows.
 
 First pass: the graph itself reduces every observed tensor to its lowest and highest value; the pass ends when no range
-has grown for a while. Second pass, only for histograms: the same rows again, counted into bins of the ranges found.
-What is known is saved every few batches, so that a calibration that was killed goes on where it was.
+has grown for a while. Second pass, only for histograms: the same rows again, and of some batches, evenly spread over
+them, the values are counted into bins of the ranges found. What is known is saved every few batches, so that a
+calibration that was killed goes on where it was.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
 
+from enginehouse.dtype import Array
 from enginehouse.hardware import threads_per_instance
-from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
-from optimizer.quantize.calibration_state import Progress, chained_digest, load_progress, save_progress
+from optimizer.quantize.calibration_state import Progress, chained_digest, load_progress, rows_of, save_progress
 from optimizer.quantize.histograms import HistogramCounter
 from optimizer.quantize.observation import BINS, Observation
+from optimizer.quantize.range_observer import RangeObserver
 
-_MINIMUM, _MAXIMUM = "/calibration_minimum", "/calibration_maximum"
 _GROWTH = 1e-3
 _LEAST_ROWS = 512
 _QUIET_ROWS = 256
 _SAVE_EVERY = 4
 
-# Histograms say how values are spread, not how far they reach: fewer rows tell it.
+# Histograms say how values are spread, not how far they reach: fewer rows tell it, about so many.
 _COUNTED_ROWS = 256
 
 ReadFeeds = Callable[[], Iterable[Tensors]]
@@ -85,7 +86,7 @@ def calibrate(
         EngineFailed: the model cannot run these feeds.
     """
     fingerprint = graph.fingerprint()
-    model = sha256(f"{fingerprint}{sorted(tensors)}".encode()).hexdigest()
+    model = sha256(f"{fingerprint}{list(tensors)}".encode()).hexdigest()
     run = _Run(tuple(tensors), model, read_feeds, state, threads or threads_per_instance(1))
     progress = run.ranged(graph, workdir)
     if histograms:
@@ -113,40 +114,38 @@ class _Run:
     def ranged(self, graph: Graph, workdir: Path) -> Progress:
         """The first pass, or what is left of it."""
         progress = self._resumed() or self._fresh()
-        if progress.is_counting or progress.rows_ranged:
+        if progress.rows_ranged:
             return progress
-        path = workdir / "calibration.onnx"
-        Graph(_reduced_model(graph, self.tensors)).save(path)
-        engine = OnnxRuntimeEngine(path, self.threads)
+        observer = RangeObserver(graph, self.tensors, workdir, self.threads)
         try:
-            for feed in self._unread(progress):
-                self._widen(progress, engine.run(feed), feed)
+            for feed in self._from(progress.batches):
+                self._widen(progress, *observer.observe(feed), feed)
                 self._save_sometimes(progress)
                 progress.has_converged = _is_quiet(progress)
                 if progress.has_converged:
                     break
         finally:
-            engine.close()
+            observer.close()
         progress.rows_ranged = progress.rows
         self._save(progress)
         return progress
 
     def counted(self, graph: Graph, workdir: Path, progress: Progress) -> Progress:
-        """The second pass over the first rows, into bins of the ranges that the first pass found."""
+        """The second pass over the rows of the first, into bins of the ranges that it found."""
         if not progress.is_counting:
             progress.counts = np.zeros((len(self.tensors), BINS), np.int64)
             progress.batches, progress.rows, progress.is_counting = 0, 0, True
-        if progress.rows >= min(_COUNTED_ROWS, progress.rows_ranged):
+        if progress.rows >= progress.rows_ranged:
             return progress
+        every = max(1, progress.rows_ranged // _COUNTED_ROWS)
         counter = HistogramCounter(graph, self.tensors, progress.lowest, progress.highest, workdir, self.threads)
-        before = progress.digest
         try:
             for feed in self._from(progress.batches):
-                counter.add(feed, progress.counts)
-                progress.add_feed(feed)
-                progress.digest = before
+                if progress.batches % every == 0:
+                    counter.add(feed, progress.counts)
+                progress.count_feed(feed)
                 self._save_sometimes(progress)
-                if progress.rows >= min(_COUNTED_ROWS, progress.rows_ranged):
+                if progress.rows >= progress.rows_ranged:
                     break
         finally:
             counter.close()
@@ -162,25 +161,20 @@ class _Run:
         progress = load_progress(self.state, self.model) if self.state is not None else None
         if progress is None:
             return None
-        digest, rows = "", 0
         wanted = progress.rows_ranged or progress.rows
+        has_ended = bool(progress.rows_ranged) and not progress.has_converged
+        digest, rows = "", 0
         for feed in self.read_feeds():
             if rows >= wanted:
-                break
+                return progress if digest == progress.digest and not has_ended else None
             digest = chained_digest(digest, feed)
-            first = next(iter(feed.values()))
-            rows += len(first) if first.ndim else 1
+            rows += rows_of(feed)
         return progress if digest == progress.digest else None
 
-    def _unread(self, progress: Progress) -> Iterator[Tensors]:
-        return self._from(progress.batches)
-
     def _from(self, batches: int) -> Iterator[Tensors]:
-        return (feed for position, feed in enumerate(self.read_feeds()) if position >= batches)
+        return islice(self.read_feeds(), batches, None)
 
-    def _widen(self, progress: Progress, outputs: Tensors, feed: Tensors) -> None:
-        lowest = np.array([float(outputs[name + _MINIMUM]) for name in self.tensors])
-        highest = np.array([float(outputs[name + _MAXIMUM]) for name in self.tensors])
+    def _widen(self, progress: Progress, lowest: Array, highest: Array, feed: Tensors) -> None:
         with np.errstate(invalid="ignore"):
             width = progress.highest - progress.lowest
             growth = np.maximum(progress.lowest - lowest, highest - progress.highest)
@@ -188,7 +182,8 @@ class _Run:
         # `fmin` would forget that a tensor was not a number; `minimum` keeps it, and the quantizer then refuses.
         progress.lowest = np.minimum(progress.lowest, lowest)
         progress.highest = np.maximum(progress.highest, highest)
-        progress.add_feed(feed)
+        progress.digest = chained_digest(progress.digest, feed)
+        progress.count_feed(feed)
         if has_grown:
             progress.grown_at = progress.rows
 
@@ -211,14 +206,3 @@ def _observations(tensors: Sequence[str], progress: Progress) -> dict[str, Obser
         name: Observation(float(lowest), float(highest), count)
         for name, lowest, highest, count in zip(tensors, progress.lowest, progress.highest, counts, strict=True)
     }
-
-
-def _reduced_model(graph: Graph, tensors: Sequence[str]) -> ModelProto:
-    """The graph with the two reductions as its only outputs."""
-    model = graph.copy()
-    del model.graph.output[:]
-    for name in tensors:
-        for operator, suffix in (("ReduceMin", _MINIMUM), ("ReduceMax", _MAXIMUM)):
-            model.graph.node.append(helper.make_node(operator, [name], [name + suffix], keepdims=0))
-            model.graph.output.append(helper.make_tensor_value_info(name + suffix, TensorProto.FLOAT, []))
-    return model

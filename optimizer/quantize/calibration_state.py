@@ -24,7 +24,7 @@ class Progress:
         counts: tensors by bins; empty before the second pass.
         batches, rows: that were read in the pass that is under way.
         grown_at: how many rows had been read when a range last grew.
-        digest: of all feeds so far, in order; each one is added to the digest before it, so that it can be resumed.
+        digest: of the feeds of the first pass, in order; each is added to the digest before it, to be resumed.
         is_counting: the second pass.
         rows_ranged: rows of the first pass, once it has ended.
         has_converged: why the first pass ended.
@@ -42,12 +42,15 @@ class Progress:
     rows_ranged: int = 0
     has_converged: bool = False
 
-    def add_feed(self, feed: Tensors) -> None:
-        """Count a feed; rows are counted by the length of its first input."""
-        self.digest = chained_digest(self.digest, feed)
+    def count_feed(self, feed: Tensors) -> None:
         self.batches += 1
-        first = next(iter(feed.values()))
-        self.rows += len(first) if first.ndim else 1
+        self.rows += rows_of(feed)
+
+
+def rows_of(feed: Tensors) -> int:
+    """The length of its first input."""
+    first = next(iter(feed.values()))
+    return len(first) if first.ndim else 1
 
 
 def chained_digest(before: str, feed: Tensors) -> str:

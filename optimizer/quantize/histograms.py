@@ -14,10 +14,10 @@ from enginehouse.dtype import Array
 from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
+from optimizer.quantize.feed_parts import feed_parts, row_bytes, rows_within
 from optimizer.quantize.observation import BINS
 
-_FETCH_BYTES = 64 << 20
-_FLOAT_BYTES = 4
+_FETCH_BYTES = 128 << 20
 _FETCHED = "/fetched"
 
 
@@ -41,14 +41,14 @@ class HistogramCounter:
             scales = BINS / (highest - lowest)
         self._scales = np.where(np.isfinite(scales), scales, 0.0)
         self._workdir, self._threads = workdir, threads
-        self._groups: list[tuple[Sequence[int], OnnxRuntimeEngine, int]] = []
+        self._groups: list[tuple[Sequence[int], OnnxRuntimeEngine, int | None]] = []
 
     def add(self, feed: Tensors, counts: Array) -> None:
         """Count one feed into `counts`, tensors by bins."""
         if not self._groups:
             self._groups = list(self._grouped(feed))
         for positions, engine, rows in self._groups:
-            for part in _parts(feed, rows if self._graph.batch_axis_open else 0):
+            for part in feed_parts(feed, rows):
                 outputs = engine.run(part)
                 for position in positions:
                     counts[position] += self._count(position, outputs[self._tensors[position] + _FETCHED])
@@ -58,14 +58,16 @@ class HistogramCounter:
             engine.close()
 
     def _count(self, position: int, values: Array) -> Array:
-        """Values beyond the range, which rounding can bring, count at its ends."""
-        scaled = (values.ravel() - np.float32(self._lowest[position])) * np.float32(self._scales[position])
-        bins = np.clip(np.nan_to_num(scaled), 0, BINS - 1).astype(np.int32)
-        return np.bincount(bins, minlength=BINS)
+        """Values beyond the range, which rounding can bring, count at its ends; what is no number, at the low one."""
+        scaled = values.reshape(-1) - np.float32(self._lowest[position])
+        np.multiply(scaled, np.float32(self._scales[position]), out=scaled)
+        np.fmax(scaled, np.float32(0), out=scaled)
+        np.fmin(scaled, np.float32(BINS - 1), out=scaled)
+        return np.bincount(scaled.astype(np.intp), minlength=BINS)
 
-    def _grouped(self, feed: Tensors) -> Iterator[tuple[Sequence[int], OnnxRuntimeEngine, int]]:
+    def _grouped(self, feed: Tensors) -> Iterator[tuple[Sequence[int], OnnxRuntimeEngine, int | None]]:
         """Put tensors together while one row of all of them fits; rows are then as many as fit."""
-        sizes = self._row_bytes(feed)
+        sizes = row_bytes(self._graph, self._tensors, feed, self._workdir, self._threads)
         group: list[int] = []
         for position, size in enumerate(sizes):
             if group and sum(sizes[one] for one in group) + size > _FETCH_BYTES:
@@ -75,29 +77,12 @@ class HistogramCounter:
         if group:
             yield self._opened(group, sizes)
 
-    def _opened(self, group: list[int], sizes: Sequence[int]) -> tuple[Sequence[int], OnnxRuntimeEngine, int]:
-        rows = max(1, _FETCH_BYTES // max(1, sum(sizes[one] for one in group)))
+    def _opened(self, group: list[int], sizes: Sequence[int]) -> tuple[Sequence[int], OnnxRuntimeEngine, int | None]:
+        rows = rows_within(self._graph, sum(sizes[one] for one in group), _FETCH_BYTES)
         names = [self._tensors[position] for position in group]
         path = self._workdir / f"histogram-{group[0]}.onnx"
         _fetching(self._graph, names).save(path)
         return tuple(group), OnnxRuntimeEngine(path, self._threads), rows
-
-    def _row_bytes(self, feed: Tensors) -> list[int]:
-        """How large each tensor is for one row: the graph itself counts the elements."""
-        path = self._workdir / "histogram-sizes.onnx"
-        _sizing(self._graph, self._tensors).save(path)
-        engine = OnnxRuntimeEngine(path, self._threads)
-        part = next(_parts(feed, 1 if self._graph.batch_axis_open else 0))
-        sizes = engine.run(part)
-        engine.close()
-        return [int(sizes[f"{name}/size"]) * _FLOAT_BYTES for name in self._tensors]
-
-
-def _parts(feed: Tensors, rows: int) -> Iterator[Tensors]:
-    """Cut a feed into parts of so many rows; 0 leaves it whole."""
-    count = len(next(iter(feed.values()))) if rows else 1
-    for start in range(0, count, rows or 1):
-        yield {name: array[start : start + rows] for name, array in feed.items()} if rows else feed
 
 
 def _fetching(graph: Graph, names: Sequence[str]) -> Graph:
@@ -107,13 +92,4 @@ def _fetching(graph: Graph, names: Sequence[str]) -> Graph:
     for name in names:
         model.graph.node.append(helper.make_node("Identity", [name], [f"{name}{_FETCHED}"]))
         model.graph.output.append(helper.make_tensor_value_info(f"{name}{_FETCHED}", TensorProto.FLOAT, None))
-    return Graph(model)
-
-
-def _sizing(graph: Graph, names: Sequence[str]) -> Graph:
-    model = graph.copy()
-    del model.graph.output[:]
-    for name in names:
-        model.graph.node.append(helper.make_node("Size", [name], [f"{name}/size"]))
-        model.graph.output.append(helper.make_tensor_value_info(f"{name}/size", TensorProto.INT64, []))
     return Graph(model)

@@ -1,6 +1,6 @@
 """One graph that answers what quantizing any one tensor does to the outputs: each tensor's rounding has a switch.
 
-    t  becomes  where(step > 0, (clip(round(t / step) + zero, 0, 255) - zero) * step, t)
+    t  becomes  if step > 0: (clip(round(t / step) + zero, 0, 255) - zero) * step; else: t
 
 with `step` and `zero` fed, so that one session answers for every tensor and every range.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from enginehouse.dtype import Array
 from enginehouse.hardware import threads_per_instance
@@ -98,24 +98,36 @@ def _switched_model(graph: Graph, tensors: Sequence[str], symmetric: bool) -> Mo
 
 
 def _rounding(name: str) -> list[NodeProto]:
-    """The nodes of one switch. With the step 0 the quotient is not a number, and is not taken."""
+    """The nodes of one switch; while it is off, only the copy of the tensor is computed."""
     base = f"{_PREFIX}{name}/"
 
     def node(operator: str, inputs: list[str], output: str) -> NodeProto:
         return helper.make_node(operator, inputs, [output])
 
-    return [
-        node("Gather", [_PREFIX + name, f"{_PREFIX}0"], f"{base}step"),
-        node("Gather", [_PREFIX + name, f"{_PREFIX}1"], f"{base}offset"),
-        node("Greater", [f"{base}step", f"{_PREFIX}zero"], f"{base}on"),
+    rounded = [
         node("Div", [name, f"{base}step"], f"{base}quotient"),
         node("Round", [f"{base}quotient"], f"{base}whole"),
         node("Add", [f"{base}whole", f"{base}offset"], f"{base}moved"),
         node("Clip", [f"{base}moved", f"{_PREFIX}lowest", f"{_PREFIX}highest"], f"{base}clipped"),
         node("Sub", [f"{base}clipped", f"{base}offset"], f"{base}centred"),
         node("Mul", [f"{base}centred", f"{base}step"], f"{base}scaled"),
-        node("Where", [f"{base}on", f"{base}scaled", name], _rounded(name)),
     ]
+    same = [node("Identity", [name], f"{base}same")]
+    branches = {"then_branch": _branch(rounded), "else_branch": _branch(same)}
+    return [
+        node("Gather", [_PREFIX + name, f"{_PREFIX}0"], f"{base}step"),
+        node("Gather", [_PREFIX + name, f"{_PREFIX}1"], f"{base}offset"),
+        node("Greater", [f"{base}step", f"{_PREFIX}zero"], f"{base}on"),
+        helper.make_node("If", [f"{base}on"], [_rounded(name)], **branches),
+    ]
+
+
+def _branch(nodes: list[NodeProto]) -> GraphProto:
+    """What the last node gives."""
+    last = nodes[-1].output[0]
+    return helper.make_graph(
+        nodes, f"{last}/branch", [], [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)]
+    )
 
 
 def _rounded(name: str) -> str:

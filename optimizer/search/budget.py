@@ -1,16 +1,16 @@
 """How long a search may take."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Budget:
-    """A deadline on a monotonic clock. What is begun is finished; nothing optional is begun after it."""
+    """A deadline on a monotonic clock; the shorter one is the lesser. What is begun is finished, and nothing after it."""
 
     deadline: float
-    now: Callable[[], float] = monotonic
+    now: Callable[[], float] = field(default=monotonic, compare=False)
 
     @property
     def is_spent(self) -> bool:

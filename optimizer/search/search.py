@@ -11,7 +11,7 @@ from enginehouse.evidence import RepairRecord
 from optimizer.graph.layers import layers_of
 from optimizer.quantize.int8 import plan_int8
 from optimizer.recipe import Objective, Recipe
-from optimizer.search.budget import Budget
+from optimizer.search.budget import Budget, budget_of
 from optimizer.search.ladder import climb
 from optimizer.search.layer_facts import LayerFacts, layer_facts
 from optimizer.search.layer_search import Value, revert_until_accepted, without_slow_layers
@@ -21,6 +21,9 @@ from optimizer.search.whole_model import engines_to_try, whole_model_trials
 from optimizer.trial import EngineName, Trial
 
 _WORTH_REPAIRING = 1.05
+
+# How long sensitivities may be measured that explain an engine and decide nothing.
+_EXPLAIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,20 @@ def search(runner: TrialRunner, recipe: Recipe, is_batched: bool, budget: Budget
             climbed = climb(runner, start, budget)
             best, rungs = climbed.best, climbed.rungs
         repairs += rungs
-        facts[family(best.trial)] = _facts(runner, best, budget)
+        if _is_whole_or_nothing(best.trial):
+            continue
+        found = _facts(runner, best, budget if not best.is_accepted else min(budget, budget_of(_EXPLAIN_SECONDS)))
+        facts[family(best.trial)] = found
         if best.is_accepted:
-            without_slow_layers(runner, best, facts[family(best.trial)], value, budget)
+            without_slow_layers(runner, best, found, value, budget)
         else:
-            revert_until_accepted(runner, best, facts[family(best.trial)], value, budget)
+            revert_until_accepted(runner, best, found, value, budget)
     return Searched(runner.tried, tuple(repairs), facts, not budget.is_spent)
+
+
+def _is_whole_or_nothing(trial: Trial) -> bool:
+    """OpenVINO's half precisions are one hint for the whole model."""
+    return trial.engine == "openvino" and trial.precision in ("fp16", "bf16")
 
 
 def value_of(objective: Objective) -> Value:
