@@ -5,30 +5,32 @@ percentile   all but one value in ten thousand
 mse          the range whose rounding and clipping errors have the least mean square, on the histogram
 entropy      the range whose quantized histogram diverges least from the real one (Kullback-Leibler; Migacz,
              "8-bit inference with TensorRT", 2017), searched over the same shrunken ranges
-per_tensor   for each tensor whichever of these harms the model's outputs least when it alone is quantized
+per_tensor   for each tensor whichever of these harms the model's outputs least when it alone is quantized; those that
+             do next to no harm, compared with the others, keep all that was seen
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from enginehouse.dtype import Array
 from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
 from optimizer.quantize.calibration import CalibrationTable
 from optimizer.quantize.observation import BINS, Observation
+from optimizer.quantize.range_search import Cost, Range, divergence, searched_range, squared_error
 from optimizer.quantize.switched_graph import SwitchedGraph
 from optimizer.trial import Calibrator
 
 CALIBRATORS: tuple[Calibrator, ...] = ("minmax", "percentile", "mse", "entropy")
 _LEVELS = 256
 _TAIL = 1e-4
-_SHRINKS = np.linspace(1.0, 0.2, 81)
 # What a calibrator must gain, as a share of the error, to be taken in place of min-max, which never clips.
 _CLEARLY = 0.98
+# A tensor that does less than this share of an equal part of all harm is not worth the runs.
+_NEXT_TO_NONE = 0.05
 
-Range = tuple[float, float]
+_COSTS: dict[Calibrator, Cost] = {"mse": squared_error, "entropy": divergence}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,8 @@ def range_of(observation: Observation, calibrator: Calibrator, levels: int = _LE
         low, high = _percentile(observation)
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
-    if calibrator in ("mse", "entropy") and _is_counted(observation) and high > low:
-        cost = _squared_errors if calibrator == "mse" else _divergences
-        shrink = float(_SHRINKS[int(np.argmin(cost(observation, (low, high), levels)))])
-        low, high = low * shrink, high * shrink
+    if calibrator in _COSTS and _is_counted(observation):
+        low, high = searched_range(observation, (low, high), levels, _COSTS[calibrator], symmetric)
     return float(low), float(high)
 
 
@@ -85,21 +85,42 @@ def choose_ranges(
     names = list(table.observations)
     switched = SwitchedGraph(graph, names, _rows_for(graph, feeds), symmetric)
     try:
-        return {name: _least_harmful(switched, name, table.observations[name], symmetric) for name in names}
+        return _least_harmful(switched, table.observations, symmetric)
     finally:
         switched.close()
 
 
-def _least_harmful(switched: SwitchedGraph, name: str, found: Observation, symmetric: bool) -> ChosenRange:
-    ranges = {one: range_of(found, one, symmetric=symmetric) for one in CALIBRATORS}
-    errors: dict[Range, float] = {}
-    for one in ranges.values():
-        if one not in errors:
-            errors[one] = switched.error(name, one)
-    best = min(CALIBRATORS, key=lambda one: errors[ranges[one]])
-    if not errors[ranges[best]] < _CLEARLY * errors[ranges["minmax"]]:
-        best = "minmax"
-    return ChosenRange(*ranges[best], best, errors[ranges[best]])
+def _least_harmful(
+    switched: SwitchedGraph, observations: Mapping[str, Observation], symmetric: bool
+) -> dict[str, ChosenRange]:
+    """Min-max for every tensor first; then the others where there is harm to undo."""
+    found = {}
+    for name, observation in observations.items():
+        bounds = range_of(observation, "minmax", symmetric=symmetric)
+        found[name] = ChosenRange(*bounds, "minmax", switched.error(name, bounds))
+    harms = [chosen.error for chosen in found.values() if chosen.error is not None and np.isfinite(chosen.error)]
+    enough = _NEXT_TO_NONE * sum(harms) / max(1, len(harms))
+    for name, chosen in found.items():
+        if chosen.error is not None and chosen.error > enough:
+            found[name] = _improved(switched, name, observations[name], chosen, symmetric)
+    return found
+
+
+def _improved(
+    switched: SwitchedGraph, name: str, observation: Observation, minmax: ChosenRange, symmetric: bool
+) -> ChosenRange:
+    assert minmax.error is not None
+    tried = {(minmax.low, minmax.high)}
+    best, least = minmax, _CLEARLY * minmax.error
+    for calibrator in CALIBRATORS:
+        bounds = range_of(observation, calibrator, symmetric=symmetric)
+        if bounds in tried:
+            continue
+        tried.add(bounds)
+        error = switched.error(name, bounds)
+        if error < least:
+            best, least = ChosenRange(*bounds, calibrator, error), error
+    return best
 
 
 def _rows_for(graph: Graph, feeds: Sequence[Tensors]) -> Sequence[Tensors]:
@@ -109,7 +130,8 @@ def _rows_for(graph: Graph, feeds: Sequence[Tensors]) -> Sequence[Tensors]:
 
 
 def _is_counted(observation: Observation) -> bool:
-    return observation.counts is not None and observation.highest > observation.lowest
+    width = observation.highest - observation.lowest
+    return observation.counts is not None and bool(np.isfinite(width)) and width > 0
 
 
 def _percentile(observation: Observation) -> Range:
@@ -122,48 +144,3 @@ def _percentile(observation: Observation) -> Range:
     low = observation.lowest + width * first
     high = observation.lowest + width * min(BINS, last + 1)
     return min(low, 0.0), max(high, 0.0)
-
-
-def _squared_errors(observation: Observation, full: Range, levels: int) -> Array:
-    """Mean squared error of quantizing the histogram, for each shrunken range."""
-    assert observation.counts is not None
-    centres, counts = observation.centres, observation.counts.astype(np.float64)
-    return np.array([float(counts @ (_quantized(centres, full, shrink, levels) - centres) ** 2) for shrink in _SHRINKS])
-
-
-def _quantized(values: Array, full: Range, shrink: float, levels: int) -> Array:
-    low, high = full[0] * shrink, full[1] * shrink
-    step = (high - low) / (levels - 1)
-    zero = np.round(-low / step)
-    return np.asarray((np.clip(np.round(values / step) + zero, 0, levels - 1) - zero) * step)
-
-
-def _divergences(observation: Observation, full: Range, levels: int) -> Array:
-    """Divergence of the histogram, clipped and put into as many bins as there are levels, from the one as it is.
-
-    The zeros of a ReLU are left out, as TensorRT does: they are exact in any range, and would outweigh all else.
-    """
-    assert observation.counts is not None
-    centres, counts = observation.centres, observation.counts.astype(np.float64)
-    counts[int(np.argmin(np.abs(centres)))] = 0.0
-    return np.array([_divergence(centres, counts, full, shrink, levels) for shrink in _SHRINKS])
-
-
-def _divergence(centres: Array, counts: Array, full: Range, shrink: float, levels: int) -> float:
-    low, high = full[0] * shrink, full[1] * shrink
-    clipped = np.clip(centres, low, high)
-    inside = (centres >= low) & (centres <= high)
-    if not inside.any():
-        return float("inf")
-    real = np.where(inside, counts, 0.0)
-    edges = np.flatnonzero(inside)
-    real[edges[0]] += counts[centres < low].sum()
-    real[edges[-1]] += counts[centres > high].sum()
-    level = np.minimum(((clipped - low) / (high - low) * levels).astype(np.int64), levels - 1)
-    is_filled = inside & (counts > 0)
-    mass = np.bincount(level[is_filled], counts[is_filled], minlength=levels)
-    shared_by = np.bincount(level[is_filled], minlength=levels)
-    spread = np.where(is_filled, mass[level] / np.maximum(1, shared_by[level]), 0.0)
-    p, q = real[inside] / real.sum(), spread[inside] / max(spread.sum(), 1e-12)
-    keep = p > 0
-    return float(np.sum(p[keep] * np.log(p[keep] / np.maximum(q[keep], 1e-9))))
