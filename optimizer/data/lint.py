@@ -165,7 +165,7 @@ def _strange(split: str, seen: _Split) -> Iterator[str]:
             yield f"input '{name}' is the same in every row of the {split} split."
             continue
         if signal.flat_rows:
-            yield f"{signal.flat_rows} rows of the {split} split hold one value only in input '{name}'."
+            yield f"{_rows(signal.flat_rows)} of one value only in input '{name}' of the {split} split."
         if signal.is_noise:
             yield (
                 f"input '{name}' of the {split} split looks like random noise (neighbouring values correlate by "
@@ -194,13 +194,13 @@ def _scales(split: str, calibration: _Split, validation: _Split) -> Iterator[str
 def _repeats(found: dict[str, _Split]) -> Iterator[str]:
     for name, seen in found.items():
         if seen.repeated:
-            yield f"{seen.repeated} of {seen.rows} rows of the {name} split are there more than once."
+            yield f"{_rows(seen.repeated)} in the {name} split for a second time, of {seen.rows}."
     names = list(found)
     for position, name in enumerate(names):
         for other in names[position + 1 :]:
             shared = len(found[name].hashes & found[other].hashes)
             if shared:
-                yield f"{shared} rows are in the {name} split and in the {other} split too; what is judged was seen."
+                yield f"{_rows(shared)} in the {name} split and in the {other} split too; what is judged was seen."
 
 
 def _classes(split: str, calibration: _Split, validation: _Split, classes: int | None) -> Iterator[str]:
@@ -210,6 +210,10 @@ def _classes(split: str, calibration: _Split, validation: _Split, classes: int |
         yield f"validation has no row of {_listed(missing)}, which the {split} split has."
     if classes is not None and validation.labels and len(validation.labels) < classes:
         yield f"validation has rows of {len(validation.labels)} classes, and the model tells {classes} apart."
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count} rows are"
 
 
 def _listed(labels: set[object]) -> str:

@@ -70,13 +70,13 @@ def test_columns_of_a_table_need_not_go_together(tmp_path: Path) -> None:
 def test_rows_that_are_all_the_same_are_named(tmp_path: Path) -> None:
     warnings = warned(tmp_path, {**sound(), "calibration/x": np.repeat(images(1), 64, axis=0)})
     assert "input 'x' is the same in every row of the calibration split." in warnings
-    assert "63 of 64 rows of the calibration split are there more than once." in warnings
+    assert "63 rows are in the calibration split for a second time, of 64." in warnings
 
 
 def test_rows_of_one_value_are_counted(tmp_path: Path) -> None:
     arrays = sound()
     arrays["calibration/x"][5], arrays["calibration/x"][9] = 0.0, 1.0
-    assert warned(tmp_path, arrays) == ["2 rows of the calibration split hold one value only in input 'x'."]
+    assert warned(tmp_path, arrays) == ["2 rows are of one value only in input 'x' of the calibration split."]
 
 
 def test_rows_in_two_splits_are_counted(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_rows_in_two_splits_are_counted(tmp_path: Path) -> None:
     arrays["test/x"][0] = arrays["validation/x"][0]
     assert warned(tmp_path, arrays) == [
         "7 rows are in the calibration split and in the validation split too; what is judged was seen.",
-        "1 rows are in the validation split and in the test split too; what is judged was seen.",
+        "1 row is in the validation split and in the test split too; what is judged was seen.",
     ]
 
 
