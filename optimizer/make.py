@@ -27,10 +27,12 @@ from optimizer.quantize.int4 import quantize_int4
 from optimizer.quantize.int8 import plan_int8, quantize_int8
 from optimizer.quantize.int8_dynamic import quantize_int8_dynamic
 from optimizer.quantize.opset import with_quantizable_opset
+from optimizer.quantize.saturation import saturation_share
 from optimizer.repair.repair import NEEDS_RECALIBRATION, REPAIRS, Repair, Repaired
 from optimizer.trial import Precision, RepairName, Trial
 
 _HALVES: tuple[Literal["fp16"], Literal["bf16"]] = ("fp16", "bf16")
+_SATURATION_BATCHES = 2
 NO_DATA = "ranges must be calibrated on real rows: give --data"
 
 
@@ -102,6 +104,10 @@ class Workshop:
         except EngineFailed as problem:
             return Declined(f"calibration failed: {problem}")
 
+    def saturation(self, made: Made) -> dict[str, float]:
+        """By layer the share of sums that a CPU without VNNI would clamp; see `quantize/saturation.py`."""
+        return saturation_share(self.graph, made.graph, self._rows.samples[:_SATURATION_BATCHES]) if self._rows else {}
+
     def table(self, graph: Graph, every_tensor: bool, histograms: bool) -> CalibrationTable | Declined:
         """Observe a graph's tensors on the calibration rows: those of static INT8, or every float."""
         if self._rows is None:
@@ -135,7 +141,7 @@ class Workshop:
             return repairs
         graph = repairs.graph
         ranges: dict[str, ChosenRange] = {}
-        if trial.scheme is not None:
+        if "int8" in {trial.precision, *trial.layers.values()}:
             chosen = self._ranges(repairs.anchor, trial)
             if isinstance(chosen, Declined):
                 return chosen
@@ -156,7 +162,7 @@ class Workshop:
         """The precisions that need no calibrated integers."""
         found: Graph | Declined = graph
         if layers := _layers_with(base, trial, "int8_dynamic"):
-            found = quantize_int8_dynamic(graph, layers)
+            found = quantize_int8_dynamic(graph, layers, trial.scheme or "u8s7")
         if isinstance(found, Graph) and (layers := _layers_with(base, trial, "int4")):
             found = quantize_int4(found, layers, "matmul_nbits" if trial.engine == "onnxruntime" else "qdq")
         for precision in _HALVES:
@@ -222,7 +228,7 @@ class Workshop:
             ranges = self._ranges(graph if name in NEEDS_RECALIBRATION else done.anchor, trial)
             return ranges if isinstance(ranges, Declined) else _statically(graph, layers, trial, ranges)
 
-        plan = plan_int8(done.graph, layers)
+        plan = plan_int8(done.graph, layers, trial.engine)
         if isinstance(plan, Declined):
             return plan
         repair = _repair_from(REPAIRS[name])
@@ -243,7 +249,7 @@ class Workshop:
 def _statically(
     graph: Graph, layers: Collection[str] | None, trial: Trial, ranges: dict[str, ChosenRange]
 ) -> Graph | Declined:
-    plan = plan_int8(graph, layers)
+    plan = plan_int8(graph, layers, trial.engine)
     if isinstance(plan, Declined):
         return plan
     assert trial.scheme is not None

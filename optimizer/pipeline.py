@@ -138,7 +138,9 @@ def _runner(plan: Plan, rewritten: Graph, source: Artifact, workdir: Path, steps
     with steps.step("reference") as step:
         reference = Reference(engine, lambda: _judged_batches(plan), _judge(plan), workdir)
         step.note = f"the original answered {reference.rows} rows"
-    bench = Bench(engine, feeds, threads, source.provider, recipe.machine.is_host, recipe.seed)
+    machine = recipe.machine
+    may_saturate = not (machine.has_vnni or machine.is_arm or machine.is_gpu)
+    bench = Bench(engine, feeds, threads, source.provider, machine.is_host, may_saturate, recipe.seed)
     workshop = Workshop(rewritten, _calibration_rows(plan), workdir, cache.states)
     return TrialRunner(workshop, reference, bench, cache, trial_context(plan, rewritten), precision_of(rewritten))
 

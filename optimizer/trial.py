@@ -33,7 +33,7 @@ class Trial(BaseModel):
         engine: what runs it.
         precision: what its layers compute in.
         layers: the exceptions, by layer name.
-        scheme: of static INT8; None where there is none.
+        scheme: how the integers of INT8 are arranged; None where there are none.
         calibrator: chooses the range of each activation of static INT8.
         repairs: what is done to the float graph so that it bears its precision better.
         hint: precision of OpenVINO's float layers.

@@ -1,8 +1,8 @@
 """Where eight bits begin and end in a graph: which values are held as integers, and who reads them so.
 
 A layer takes its activation as an integer. What else is held depends on how the engine fuses; the figures are CPU
-time on an AMD Zen 4, one thread, batch 4 or 8. ONNX Runtime has no eight-bit convolution that gives out floats, so
-its results are held too; OpenVINO fuses an activation function into a convolution only if nothing lies between them
+time on an AMD Zen 4, one thread, batch 4 or 8. ONNX Runtime has no eight-bit convolution that gives out floats, and
+fuses a Gemm that does only at the end of a graph, so their results are held too; OpenVINO fuses an activation function into a convolution only if nothing lies between them
 (chains of SiLU, HardSwish, LeakyRelu or Sigmoid took 6 to 15 % less). Additions and concatenations of held values are
 computed in eight bits for both: a ResNet-50 took 16 % less in ONNX Runtime, 21 % less in OpenVINO. Mul, and Sigmoid
 before it, saved ONNX Runtime 8 to 13 % in SiLU and squeeze-and-excitation blocks and cost OpenVINO 8 to 20 %.
@@ -62,7 +62,7 @@ def place(graph: Graph, layers: Collection[Layer], floats: Collection[str], engi
         places.hold(layer.activation, layer.name)
     results = {places.result(layer.output) for layer in layers if layer.operator == "Conv"}
     if engine == "onnxruntime":
-        for result in results:
+        for result in results | {places.result(layer.output) for layer in layers if places.is_inner_gemm(layer)}:
             places.give_out(result)
     if engine in _JOINING:
         places.join(results, _JOINING[engine])
@@ -104,6 +104,9 @@ class _Places:
     def give_out(self, value: str) -> None:
         self._origins.setdefault(value, value)
         self._given_out.add(value)
+
+    def is_inner_gemm(self, layer: Layer) -> bool:
+        return layer.operator == "Gemm" and self.result(layer.output) not in self._heard_elsewhere
 
     def result(self, output: str) -> str:
         """What a layer gives out once an activation function is fused into it."""

@@ -60,7 +60,7 @@ def search(runner: TrialRunner, recipe: Recipe, is_batched: bool, budget: Budget
         if start is None or budget.is_spent:
             continue
         best, rungs = start, tuple[RepairRecord, ...]()
-        if start.trial.scheme is not None and not start.is_accepted:
+        if start.trial.precision == "int8" and not start.is_accepted:
             climbed = climb(runner, start, budget)
             best, rungs = climbed.best, climbed.rungs
         repairs += rungs

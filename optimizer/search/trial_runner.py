@@ -38,6 +38,7 @@ class Bench:
         threads: of one instance.
         provider: the execution provider of ONNX Runtime.
         is_timed: False for a target that is not this machine: its times would say nothing.
+        may_saturate: the target is an x86 CPU without VNNI, which this machine then simulates.
         seed: of the order in which engines take turns.
     """
 
@@ -46,6 +47,7 @@ class Bench:
     threads: int
     provider: str
     is_timed: bool
+    may_saturate: bool
     seed: int
 
 
@@ -176,8 +178,21 @@ class TrialRunner:
             return Tried(record=record, **facts)
         finally:
             engine.close()
-        record = _record(trial, stage, size_bytes=size, quick_speedup=speed, **_verdict(trial, found, proof))
+        verdict = _verdict(trial, found, proof)
+        if verdict["verdict"] == "accepted" and (clamped := self._clamped(trial, made)):
+            verdict |= {"verdict": "rejected", "reason": clamped}
+        record = _record(trial, stage, size_bytes=size, quick_speedup=speed, **verdict)
         return Tried(record=record, proof=proof, worst=found.worst, output_difference=found.output_difference, **facts)
+
+    def _clamped(self, trial: Trial, made: Made) -> str:
+        """Say where the target would clamp sums that this machine does not; empty where it would not."""
+        if not self.bench.may_saturate or trial.engine != "onnxruntime" or trial.scheme is None:
+            return ""
+        shares = {layer: share for layer, share in self.workshop.saturation(made).items() if share > 0}
+        if not shares:
+            return ""
+        worst = max(shares, key=lambda layer: shares[layer])
+        return f"without VNNI {shares[worst]:.2%} of the sums of {worst} saturate (simulated)"
 
     def _quick_speedup(self, engine: Engine) -> float:
         sizes = tuple(self.bench.feeds)

@@ -8,7 +8,7 @@ from optimizer.graph.layers import layers_of
 from optimizer.quantize.scheme import schemes_for
 from optimizer.recipe import Recipe
 from optimizer.target import Target
-from optimizer.trial import EngineName, Precision, Trial
+from optimizer.trial import EngineName, Precision, Scheme, Trial
 
 # The module that an engine needs to be tried on this machine.
 _MODULES: dict[EngineName, str] = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
@@ -31,7 +31,7 @@ def whole_model_trials(graph: Graph, recipe: Recipe, is_batched: bool) -> tuple[
         for precision in _precisions(recipe):
             trials += _trials(engine, precision, recipe.machine)
     if _may_be_dynamic(graph, recipe, is_batched) and "onnxruntime" in engines_to_try(recipe):
-        trials.append(Trial(precision="int8_dynamic"))
+        trials.append(Trial(precision="int8_dynamic", scheme=schemes_for("onnxruntime", recipe.machine)[0]))
     return tuple(_unique(trials))
 
 
@@ -43,13 +43,19 @@ def _precisions(recipe: Recipe) -> Sequence[Precision]:
 
 def _trials(engine: EngineName, precision: Precision, target: Target) -> Iterator[Trial]:
     if precision == "int8":
-        for scheme in schemes_for(engine, target):
+        for scheme in _schemes(engine, target):
             yield Trial(engine=engine, precision="int8", scheme=scheme)
             if engine == "openvino":
                 yield Trial(engine=engine, precision="int8", scheme=scheme, hint="bf16")
         return
     hint = {"fp16": "f16", "bf16": "bf16"}.get(precision, "f32") if engine == "openvino" else "f32"
     yield Trial.model_validate({"engine": engine, "precision": precision, "hint": hint})
+
+
+def _schemes(engine: EngineName, target: Target) -> Sequence[Scheme]:
+    """Where eight-bit weights may saturate they are tried all the same, last: simulation tells whether they do."""
+    schemes = schemes_for(engine, target)
+    return (*schemes, "u8s8") if schemes == ("u8s7",) else schemes
 
 
 def _may_be_dynamic(graph: Graph, recipe: Recipe, is_batched: bool) -> bool:

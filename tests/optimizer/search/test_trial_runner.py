@@ -1,6 +1,7 @@
 """Trials of a small classifier, run for real: made, opened, read back, verified and measured."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from optimizer.trial import Trial
 from tests.optimizer.conftest import small_rows, small_scores
 
 INT8 = Trial(precision="int8", scheme="u8s8")
+SCHEMES = ("u8s8", "u8s7")
 
 
 def judged() -> Iterator[Batch]:
@@ -46,7 +48,7 @@ def runner(
     metric = metric_from_name("top1", graph.outputs[0], has_labels=True)
     reference = Reference(source, judged, Judge(metric, Tolerance(max_drop, is_percent=False), True, 0), workdir)
     workshop = Workshop(named_graph(graph), CalibrationRows(lambda: feeds, 64, feeds), workdir, cache.states)
-    bench = Bench(source, {1: {"x": small_rows(1, 0)}, 8: {"x": small_rows(8, 0)}}, 1, CPU_PROVIDER, True, 0)
+    bench = Bench(source, {1: {"x": small_rows(1, 0)}, 8: {"x": small_rows(8, 0)}}, 1, CPU_PROVIDER, True, False, 0)
     return TrialRunner(workshop, reference, bench, cache, {"data": "d"}, "fp32")
 
 
@@ -155,3 +157,14 @@ def test_a_trial_that_is_interrupted_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         run.run(INT8, "recipe")
     assert {path.name for path in cache.root.iterdir()} == before
+
+
+def test_sums_that_the_target_would_clamp_are_simulated_and_refused(run: TrialRunner) -> None:
+    """Without VNNI pairs of products are added in 16 bits; weights of seven bits always fit."""
+    bench = replace(run.bench, may_saturate=True)
+    other = TrialRunner(run.workshop, run.reference, bench, run._cache, {"data": "without VNNI"}, "fp32")
+    eight, seven = (other.run(Trial.model_validate({"precision": "int8", "scheme": s}), "recipe") for s in SCHEMES)
+    assert eight.record.verdict == "rejected"
+    assert "of the sums of" in eight.record.reason
+    assert "saturate (simulated)" in eight.record.reason
+    assert seven.record.verdict == "accepted"
