@@ -4,7 +4,7 @@
 
 the quadratic problem of AdaRound (Nagel et al., 2020). First sequential error feedback, which passes the rounding error
 of each weight on to those not rounded yet, here as nearest planes on the Cholesky factor of H (the same as GPTQ,
-Frantar et al., 2022); then a few sweeps of descent, one weight of every output at a time.
+Frantar et al., 2022); then a few sweeps of descent, one weight of every output at a time: another percent or so.
 """
 
 from dataclasses import dataclass

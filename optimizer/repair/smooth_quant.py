@@ -19,7 +19,7 @@ from enginehouse.tensor import Tensors
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.graph.layers import layers_of
-from optimizer.graph.nodes import input_at, int_attribute
+from optimizer.graph.nodes import input_at
 from optimizer.passes.graph_editor import GraphEditor
 from optimizer.repair.channel_scales import Reader, best_scales
 from optimizer.repair.channel_statistics import Channels, channel_statistics
@@ -112,8 +112,6 @@ def _takers(editor: GraphEditor, weights: LayerWeights, value: str) -> tuple[str
         return ()
     if node.op_type == "Mul":
         names = [name for name in node.input if weights.is_private(name)]
-    elif int_attribute(node, "axis", -1) not in (-1, len(shape) - 1):
-        return ()
     else:
         names = [name for name in (node.input[1], input_at(node, 2)) if name]
     is_vector = [weights.is_private(name) and weights.array(name).shape == shape[-1:] for name in names]

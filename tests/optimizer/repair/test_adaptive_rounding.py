@@ -105,6 +105,26 @@ def test_every_kind_of_layer_is_rounded(
     assert after < 0.8 * before
 
 
+def test_a_layer_is_rounded_on_what_the_rounded_layers_before_give_it(
+    cnn: Graph,
+    digits: list[Tensors],
+    quantizer: Quantizer,
+    names_of: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("optimizer.repair.rounding_targets._SHARE_OF_ERROR", 1.0)
+    quantize, layers = quantizer(digits, 7, cnn), names_of(cnn)[1:3]
+    together = round_adaptively(cnn, layers, quantize, digits)
+    first = round_adaptively(cnn, layers[:1], quantize, digits)
+    assert isinstance(first, Repaired)
+    then = round_adaptively(first.graph, layers[1:], quantize, digits, reference=cnn)
+    assert isinstance(together, Repaired)
+    assert isinstance(then, Repaired)
+    for name in layers:
+        found, expected = (quantized_weights(quantize(each.graph))[name].integers for each in (together, then))
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_few_rows_that_say_little_spoil_nothing(
     mlp: Graph, digits: list[Tensors], unseen: list[Tensors], quantizer: Quantizer, names_of: Names
 ) -> None:

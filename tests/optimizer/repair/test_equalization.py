@@ -170,8 +170,8 @@ def test_weights_that_overflow_are_declined(
     plant: Callable[..., Graph], quantizer: Quantizer, names_of: Callable[[Graph], list[str]]
 ) -> None:
     text = "(float[n, 2] x) => (float[n, 2] y) { a = Gemm(x, w) b = Relu(a) y = Gemm(b, v) }"
-    graph = plant(text, {"w": np.diag([1.0, 1e-3]), "v": np.full((2, 2), 3e38)})
-    feeds: list[Tensors] = [{"x": RANDOM.uniform(0, 1, (8, 2)).astype(np.float32)}]
+    graph = plant(text, {"w": np.diag([3e5, 3e38]), "v": np.array([[1.0, 1.0], [1e3, 1e3]])})
+    feeds: list[Tensors] = [{"x": (RANDOM.uniform(0, 1, (8, 2)) * [1, 1e-36]).astype(np.float32)}]
     found = equalize(graph, names_of(graph), quantizer(feeds), feeds)
     assert isinstance(found, Declined)
     assert found.reason.startswith("equalized weights would change the float model: ")

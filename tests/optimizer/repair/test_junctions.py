@@ -80,6 +80,18 @@ def test_an_output_of_the_graph_cannot_be_scaled(plant: Callable[..., Graph]) ->
     assert found == Declined("'a' is needed outside the chain")
 
 
+def test_a_value_that_a_subgraph_reads_cannot_be_scaled(plant: Callable[..., Graph]) -> None:
+    text = """(float[n, 3, 6, 6] x, bool t) => (float[n, 5, 4, 4] y, float[n, 4, 4, 4] z) {
+        a = Conv(x, w) y = Conv(a, v)
+        z = If(t) <
+            then_branch = g1 () => (float[n, 4, 4, 4] p) { p = Neg(a) },
+            else_branch = g2 () => (float[n, 4, 4, 4] q) { q = Identity(a) }
+        >
+    }"""
+    found = after_first_layer(plant(text, {"w": FIRST, "v": SECOND}))
+    assert found == Declined("'a' is needed outside the chain")
+
+
 @pytest.mark.parametrize("flatten", ["Flatten(a)", "Flatten<axis = 1>(a)", "Reshape(a, shape)"])
 def test_a_flattened_image_has_many_features_for_each_channel(plant: Callable[..., Graph], flatten: str) -> None:
     text = "(float[batch, 3, 6, 6] x) => (float[batch, 5] y) { a = Conv(x, w) b = %s c = Relu(b) y = MatMul(c, v) }"

@@ -46,6 +46,7 @@ def test_integers_that_are_not_symmetric_are_left_out(plant: Callable[..., Graph
 
 def test_scales_by_input_are_left_out(plant: Callable[..., Graph]) -> None:
     assert not quantized_weights(one_layer(plant, 0, np.ones(3)))
+    assert not quantized_weights(one_layer(plant, 0, np.ones(4))), "as many as outputs, but on the other axis"
 
 
 def test_a_silent_output_has_a_scale_that_can_be_divided_by(plant: Callable[..., Graph]) -> None:

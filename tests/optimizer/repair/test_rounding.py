@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_inputs_that_never_fire_are_no_trouble() -> None:
     assert total(found, rounded(found)) < total(found, hard.nearest)
     nothing = RoundingProblem(hard.weights, hard.scales, hard.nearest, np.zeros_like(silent), hard.fixed, hard.limits)
     assert np.isfinite(rounded(nothing)).all()
+
+
+def test_descent_betters_what_error_feedback_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    samples = random.standard_normal((4000, 20)) @ random.standard_normal((20, 200)) + random.standard_normal(
+        (4000, 200)
+    )
+    active = np.maximum(samples, 0)
+    hard = replace(problem(outputs=16, inputs=200, levels=7, correlation=0), gram=active.T @ active)
+    with_descent = rounded(hard)
+    monkeypatch.setattr("optimizer.repair.rounding._SWEEPS", 0)
+    assert total(hard, with_descent) < 0.999 * total(hard, rounded(hard))
 
 
 def test_blocks_of_inputs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from enginehouse.dtype import Array
 from enginehouse.tensor import Tensors
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
-from optimizer.repair.layer_weights import with_weights
+from optimizer.repair.layer_weights import LayerWeights, with_weights
 from optimizer.repair.output_error import output_errors
 from optimizer.repair.repair import Quantize, Repaired
 from optimizer.repair.smooth_quant import smooth
@@ -153,6 +153,22 @@ def test_shared_weights_are_left_alone(plant: Callable[..., Graph], quantizer: Q
 def test_it_declines_where_quantization_does(plant: Callable[..., Graph], refuses: Quantize, names_of: Names) -> None:
     graph = hard(plant, "norm")
     assert smooth(graph, names_of(graph), refuses, FEEDS) == refuses(graph)
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("norm", True), ("norm_read_by_a_residual", False)])
+def test_a_mul_must_gain_more_than_a_factor_that_costs_nothing(
+    plant: Callable[..., Graph], names_of: Names, name: str, is_kept: bool
+) -> None:
+    graph = hard(plant, name)
+
+    def four_percent_better_once_smoothed(each: Graph) -> Graph:
+        weights = LayerWeights(each)
+        for weight in ("w", "v"):
+            weights.scale(weight, np.array(1.01 if each is graph else 1.0098))
+        return weights.graph()
+
+    found = smooth(graph, names_of(graph), four_percent_better_once_smoothed, FEEDS)
+    assert isinstance(found, Repaired) == is_kept, found
 
 
 def test_it_declines_where_nothing_is_gained(plant: Callable[..., Graph], names_of: Names) -> None:
