@@ -72,7 +72,7 @@ test-torch: torch-install ## the tests that need PyTorch
 	$(TORCH_VENV)/bin/python -m pytest -m torch tests/optimizer/importers tests/examples
 
 test-rtx: rtx-install ## the tests that build TensorRT plans
-	$(RTX_VENV)/bin/python -m pytest -m rtx tests/enginehouse/test_tensorrt_*.py tests/optimizer/build/test_tensorrt_*.py tests/optimizer/commands/test_check.py
+	$(RTX_VENV)/bin/python -m pytest -m rtx tests/enginehouse/test_tensorrt_*.py tests/optimizer/build/test_tensorrt_*.py tests/optimizer/commands/test_check.py tests/optimizer/test_version_engines.py
 
 check: test-install ## format, lint, types and floors
 	$(BIN)/ruff format --check .

@@ -5,7 +5,8 @@
 Each line is one `python -m optimizer build --precision X`. A precision that is refused is asked for once more with
 `--objective size`, and marked "smaller, not faster" where that is published; otherwise a note below the table says why
 it cannot be. The share is that of the computing layers that run in the precision, as the engine itself says. Metric and
-drop are those of the validation rows; the test split is scored once, after the choice.
+drop are those of the validation rows; the test split is scored once, after the choice. The speed-up is the geometric
+mean over batches of 1 to 32.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from benchmarks.subjects import TRAINED, subject_named
 from enginehouse.evidence import CandidateRecord, Evidence
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
-_HEAD = "| model | precision | engine | share | metric | drop | test | size | batch 1 | beside source | verdict |"
+_HEAD = "| model | precision | engine | share | metric | drop | test | size | batch 1 | speed-up | verdict |"
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def figures(built: Built, precision: str) -> Iterator[str]:
     yield f"{(record.size_bytes or 0) / 1000:.0f} kB"
     measured = point(record, 1)
     yield f"{measured.median_ms * 1000:.0f} µs" if measured else "–"
-    yield f"{measured.source_median_ms / measured.median_ms:.2f}x" if measured else "–"
+    yield f"{record.speedup.median:.2f}x" if record.speedup else "–"
 
 
 def share_of(evidence: Evidence, precision: str) -> str:

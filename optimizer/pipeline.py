@@ -203,7 +203,7 @@ _VERDICTS = ("accepted", "rejected", "failed", "declined")
 def _benchmark(
     plan: Plan, runner: TrialRunner, source: Artifact, searched: Searched, stack: ExitStack, steps: Steps
 ) -> Finalists:
-    picked = pick_finalists(searched.tried, value_of(plan.recipe.objective))
+    picked = pick_finalists(searched.tried, value_of(plan.recipe))
     feeds = {size: sample_feeds(plan.graph, plan.data, size, plan.recipe.seed) for size in plan.batch_sizes}
     with steps.step("benchmark") as step:
         found = measure_finalists(plan, runner, source, picked, feeds, stack, step.advance)

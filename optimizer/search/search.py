@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enginehouse.evidence import RepairRecord
 from optimizer.graph.layers import layers_of
 from optimizer.quantize.int8 import plan_int8
-from optimizer.recipe import Objective, Recipe
+from optimizer.recipe import Recipe
 from optimizer.search.budget import Budget, budget_of
 from optimizer.search.ladder import climb
 from optimizer.search.layer_facts import LayerFacts, layer_facts
@@ -45,7 +45,7 @@ class Searched:
 
 def search(runner: TrialRunner, recipe: Recipe, is_batched: bool, budget: Budget) -> Searched:
     """Try what the recipe allows; the rewritten graph is always tried, whatever the budget."""
-    value = value_of(recipe.objective)
+    value = value_of(recipe)
     graph = runner.workshop.graph
     for trial in whole_model_trials(graph, recipe, is_batched):
         if budget.is_spent and runner.tried:
@@ -80,9 +80,9 @@ def _is_whole_or_nothing(trial: Trial) -> bool:
     return trial.engine == "openvino" and trial.precision in ("fp16", "bf16")
 
 
-def value_of(objective: Objective) -> Value:
-    """What the search climbs: speed beside the source, or smallness."""
-    if objective in ("size", "memory"):
+def value_of(recipe: Recipe) -> Value:
+    """What the search climbs: speed beside the source, or smallness where that is asked for or all that is known."""
+    if recipe.objective in ("size", "memory") or not recipe.machine.is_host:
         return lambda tried: 1.0 / (tried.record.size_bytes or float("inf"))
     return lambda tried: tried.speed
 

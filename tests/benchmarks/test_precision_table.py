@@ -7,13 +7,15 @@ import pytest
 from benchmarks import precision_table
 from benchmarks.built import Built
 from benchmarks.precision_table import figures, row, share_of
-from enginehouse.evidence import MetricRecord
+from enginehouse.evidence import MetricRecord, Speedup
 
 METRIC = MetricRecord(name="top1", rows=300, source=0.98, candidate=0.975, drop=0.005, drop_upper_95=0.009, p_value=0.2)
 
 
 def test_a_row_tells_metric_drop_size_latency_and_verdict(measured: Callable[..., Built]) -> None:
-    built = measured({1: 0.25}, metric=METRIC, size_bytes=59_000, engine="onnxruntime")
+    built = measured(
+        {1: 0.25}, metric=METRIC, size_bytes=59_000, engine="onnxruntime", speedup=Speedup(median=4.0, lower_95=3.0)
+    )
     text = row(built, "fp32", "inside its tolerance")
     assert text.startswith("| mlp | fp32 | onnxruntime | ")
     assert "| top1 98.00% to 97.50% | 0.50 | 96.40% to " in text

@@ -145,3 +145,50 @@ def test_a_row_function_is_run_elsewhere_and_its_rows_are_read(tmp_path: Path) -
     assert data.rows["validation"] == 20
     seen = [row for split in ("calibration", "validation", "test") for row in rows_of(data, split)[:, 0].tolist()]
     assert sorted(seen) == list(range(40))
+
+
+def test_the_fingerprint_is_of_the_rows_and_not_of_how_they_are_stored(tmp_path: Path) -> None:
+    arrays = {"x": numbered(0, 48), "label": np.arange(48) % 4}
+    plain, packed = tmp_path / "plain.npz", tmp_path / "packed.npz"
+    np.savez(plain, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    assert DataSet([plain], [X], True, 0).fingerprint() == DataSet([packed], [X], True, 0).fingerprint()
+
+
+OTHER_DATA: list[tuple[dict[str, Array], int]] = [
+    ({"x": numbered(1, 48), "label": np.arange(48) % 4}, 0),
+    ({"x": numbered(0, 48)[::-1], "label": np.arange(48) % 4}, 0),
+    ({"x": numbered(0, 48), "label": np.arange(48) % 3}, 0),
+    ({"x": numbered(0, 48)}, 0),
+    ({"x": numbered(0, 47), "label": np.arange(47) % 4}, 0),
+    ({"x": numbered(0, 48).astype(np.float64), "label": np.arange(48) % 4}, 0),
+    ({"test/x": numbered(0, 48), "test/label": np.arange(48) % 4}, 0),
+    ({"x": numbered(0, 48), "label": np.arange(48) % 4}, 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "seed"),
+    OTHER_DATA,
+    ids=["a row", "order", "labels", "no labels", "fewer", "element type", "splits", "seed of the splits"],
+)
+def test_other_data_has_another_fingerprint(tmp_path: Path, arrays: dict[str, Array], seed: int) -> None:
+    save(tmp_path / "first.npz", x=numbered(0, 48), label=np.arange(48) % 4)
+    save_named(tmp_path / "other.npz", arrays)
+    first = DataSet([tmp_path / "first.npz"], [X], True, 0)
+    assert DataSet([tmp_path / "other.npz"], [X], True, seed).fingerprint() != first.fingerprint()
+
+
+def test_the_fingerprint_reads_large_data_in_parts(tmp_path: Path) -> None:
+    wide = TensorSpec("x", DTYPES["FP32"], (-1, 4096))
+    rows = np.zeros((4000, 4096), np.float32)
+    np.savez_compressed(tmp_path / "a.npz", **{"validation/x": rows})  # type: ignore[arg-type]
+    rows[-1, -1] = 1
+    np.savez_compressed(tmp_path / "b.npz", **{"validation/x": rows})  # type: ignore[arg-type]
+    del rows
+    first, second = (DataSet([tmp_path / name], [wide], True, 0) for name in ("a.npz", "b.npz"))
+    tracemalloc.start()
+    assert first.fingerprint() != second.fingerprint()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30_000_000, "all rows take 65 MB"
