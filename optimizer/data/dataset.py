@@ -50,10 +50,13 @@ class DataSet:
             raise InvalidInput(f"the data in {_names(paths)} is empty: 0 rows found, at least one per split expected.")
 
     def fingerprint(self) -> str:
-        """SHA-256 of all rows and of how they are split, in hex; how the files store them does not matter."""
+        """SHA-256 of all rows, file by file, and of how they are split, in hex.
+
+        Compression, names of files and the order of arrays in a file do not matter.
+        """
         state = hashlib.sha256(f"{self.is_split_here} {self._seed}".encode())
         for file in self._files:
-            for name, column in file.columns.items():
+            for name, column in sorted(file.columns.items()):
                 state.update(f"{name} {column.dtype} {column.shape}".encode())
                 for chunk in file.chunks([name], _chunk_rows(file, [name])):
                     state.update(chunk[name].tobytes())
