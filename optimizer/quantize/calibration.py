@@ -179,7 +179,7 @@ class _Run:
             width = progress.highest - progress.lowest
             growth = np.maximum(progress.lowest - lowest, highest - progress.highest)
             has_grown = bool(np.any(~(growth <= _GROWTH * width)))
-        # `fmin` would forget that a tensor was not a number; `minimum` keeps it, and the quantizer then refuses.
+        # `fmin` would forget that a range was not a number; `minimum` keeps it, and the quantizer then refuses.
         progress.lowest = np.minimum(progress.lowest, lowest)
         progress.highest = np.maximum(progress.highest, highest)
         progress.digest = chained_digest(progress.digest, feed)

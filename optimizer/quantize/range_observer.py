@@ -41,7 +41,10 @@ class RangeObserver:
         self._row_bytes = 0
 
     def observe(self, feed: Tensors) -> tuple[Array, Array]:
-        """Lowest and highest value in this feed, in the order of the tensors; not a number where one was not."""
+        """Lowest and highest value in this feed, in the order of the tensors.
+
+        Infinity is an end like any other; ONNX Runtime may pass over a single value that is not a number.
+        """
         if not self._row_bytes:
             self._row_bytes = sum(row_bytes(self._graph, self._tensors, feed, self._workdir, self._threads))
         rows = rows_within(self._graph, self._row_bytes, _KEPT_BYTES)
