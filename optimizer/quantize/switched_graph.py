@@ -113,12 +113,12 @@ def _rounding(name: str) -> list[NodeProto]:
         node("Mul", [f"{base}centred", f"{base}step"], f"{base}scaled"),
     ]
     same = [node("Identity", [name], f"{base}same")]
-    branches = {"then_branch": _branch(rounded), "else_branch": _branch(same)}
+    on, off = _branch(rounded), _branch(same)
     return [
         node("Gather", [_PREFIX + name, f"{_PREFIX}0"], f"{base}step"),
         node("Gather", [_PREFIX + name, f"{_PREFIX}1"], f"{base}offset"),
         node("Greater", [f"{base}step", f"{_PREFIX}zero"], f"{base}on"),
-        helper.make_node("If", [f"{base}on"], [_rounded(name)], **branches),
+        helper.make_node("If", [f"{base}on"], [_rounded(name)], then_branch=on, else_branch=off),
     ]
 
 

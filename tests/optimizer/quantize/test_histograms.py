@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import Array
+from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
 from optimizer.quantize import histograms
@@ -57,14 +58,14 @@ def test_groups_and_parts_count_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     together = counted(graph, names, bounds, [images(rows=5)], tmp_path)
     monkeypatch.setattr(histograms, "_FETCH_BYTES", 4_500)
     fetched: list[int] = []
-    run = histograms.OnnxRuntimeEngine.run
+    run = OnnxRuntimeEngine.run
 
-    def noted(self: histograms.OnnxRuntimeEngine, feeds: Tensors) -> Tensors:
+    def noted(self: OnnxRuntimeEngine, feeds: Tensors) -> Tensors:
         outputs = run(self, feeds)
         fetched.append(sum(array.nbytes for array in outputs.values() if array.dtype == np.float32))
         return outputs
 
-    monkeypatch.setattr(histograms.OnnxRuntimeEngine, "run", noted)
+    monkeypatch.setattr(OnnxRuntimeEngine, "run", noted)
     apart = counted(graph, names, bounds, [images(rows=5)], tmp_path)
     # Batches of other sizes are computed in another order, which moves a value by its last bit.
     assert np.abs(np.cumsum(apart, axis=1) - np.cumsum(together, axis=1)).max() <= 3
