@@ -44,11 +44,13 @@ class CalibrationRows:
         read: opens the stream of feeds anew.
         rows: how many rows it has.
         samples: a few dozen rows in small batches, for what needs the rows again and again.
+        is_whole: each feed is one row, of a model without an axis of rows.
     """
 
     read: Callable[[], Iterable[Tensors]]
     rows: int
     samples: Sequence[Tensors]
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Workshop:
                 self._workdir,
                 histograms=histograms,
                 state=self._states / name if self._states else None,
+                is_whole=self._rows.is_whole,
             )
         return self._tables[key]
 

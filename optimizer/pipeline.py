@@ -173,7 +173,7 @@ def _calibration_rows(plan: Plan) -> CalibrationRows | None:
         rows += batch.rows
         if rows >= _SAMPLE_ROWS:
             break
-    return CalibrationRows(read, data.rows[split], samples)
+    return CalibrationRows(read, data.rows[split], samples, data.is_whole)
 
 
 def _search(plan: Plan, runner: TrialRunner, replay: Replay | None, steps: Steps) -> Searched:

@@ -40,7 +40,7 @@ class CalibrationTable:
 
     Attributes:
         observations: by tensor.
-        rows: that were read; feeds are counted by the length of their first input.
+        rows: that were read.
         rows_available: that were there.
         has_converged: whether reading ended because no range grew any more.
         model_fingerprint: of the graph that was observed.
@@ -69,6 +69,7 @@ def calibrate(
     histograms: bool = False,
     state: Path | None = None,
     threads: int | None = None,
+    is_whole: bool = False,
 ) -> CalibrationTable:
     """Run the rows and note what each tensor does.
 
@@ -81,13 +82,14 @@ def calibrate(
         histograms: count values into bins as well.
         state: where progress is kept and resumed from; what lies there of another model or other feeds is ignored.
         threads: inside one operator.
+        is_whole: each feed is one row, of a model without an axis of rows; else its first axis counts the rows.
 
     Raises:
         EngineFailed: the model cannot run these feeds.
     """
     fingerprint = graph.fingerprint()
     model = sha256(f"{fingerprint}{list(tensors)}".encode()).hexdigest()
-    run = _Run(tuple(tensors), model, read_feeds, state, threads or threads_per_instance(1))
+    run = _Run(tuple(tensors), model, read_feeds, state, threads or threads_per_instance(1), is_whole)
     progress = run.ranged(graph, workdir)
     if histograms:
         progress = run.counted(graph, workdir, progress)
@@ -110,6 +112,7 @@ class _Run:
     read_feeds: ReadFeeds
     state: Path | None
     threads: int
+    is_whole: bool
 
     def ranged(self, graph: Graph, workdir: Path) -> Progress:
         """The first pass, or what is left of it."""
@@ -143,7 +146,7 @@ class _Run:
             for feed in self._from(progress.batches):
                 if progress.batches % every == 0:
                     counter.add(feed, progress.counts)
-                progress.count_feed(feed)
+                progress.count_feed(self._rows_of(feed))
                 self._save_sometimes(progress)
                 if progress.rows >= progress.rows_ranged:
                     break
@@ -168,7 +171,7 @@ class _Run:
             if rows >= wanted:
                 return progress if digest == progress.digest and not has_ended else None
             digest = chained_digest(digest, feed)
-            rows += rows_of(feed)
+            rows += self._rows_of(feed)
         return progress if digest == progress.digest else None
 
     def _from(self, batches: int) -> Iterator[Tensors]:
@@ -183,9 +186,12 @@ class _Run:
         progress.lowest = np.minimum(progress.lowest, lowest)
         progress.highest = np.maximum(progress.highest, highest)
         progress.digest = chained_digest(progress.digest, feed)
-        progress.count_feed(feed)
+        progress.count_feed(self._rows_of(feed))
         if has_grown:
             progress.grown_at = progress.rows
+
+    def _rows_of(self, feed: Tensors) -> int:
+        return rows_of(feed, self.is_whole)
 
     def _save_sometimes(self, progress: Progress) -> None:
         if progress.batches % _SAVE_EVERY == 0:

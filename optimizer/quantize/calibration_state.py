@@ -42,15 +42,14 @@ class Progress:
     rows_ranged: int = 0
     has_converged: bool = False
 
-    def count_feed(self, feed: Tensors) -> None:
+    def count_feed(self, rows: int) -> None:
         self.batches += 1
-        self.rows += rows_of(feed)
+        self.rows += rows
 
 
-def rows_of(feed: Tensors) -> int:
-    """The length of its first input."""
-    first = next(iter(feed.values()))
-    return len(first) if first.ndim else 1
+def rows_of(feed: Tensors, is_whole: bool) -> int:
+    """The length of its first input, or one where the feed is a single row of a model without an axis of rows."""
+    return 1 if is_whole else len(next(iter(feed.values())))
 
 
 def chained_digest(before: str, feed: Tensors) -> str:

@@ -14,6 +14,7 @@ from enginehouse.tensor import Tensors
 from optimizer.graph.graph import Graph
 from optimizer.quantize.calibration import CalibrationTable, ReadFeeds, calibrate
 from optimizer.quantize.calibration_state import Progress, load_progress, save_progress
+from tests.optimizer.quantize.graphs import graph_of, node
 
 TENSORS = ("x", "sum", "hidden", "scores")
 
@@ -87,6 +88,19 @@ def test_reading_goes_on_while_a_range_grows(small_graph: Graph, tmp_path: Path)
     found = table(small_graph, tmp_path, read)
     assert found.ranges()["x"] == (0.0, 80.0)
     assert (found.rows, found.has_converged) == (81 * 8 + 256, True)
+
+
+def test_a_row_without_an_axis_of_rows_counts_once(tmp_path: Path) -> None:
+    """Its first axis is longer than all the rows after which reading may end."""
+    graph = graph_of([node("Relu", "x", "y")], {}, (600, 4))
+
+    def read() -> Iterator[Tensors]:
+        return ({"x": np.full((600, 4), max(1, position - 20), np.float32)} for position in range(40))
+
+    found = calibrate(graph, ["x"], read, 40, tmp_path, histograms=True, threads=1, is_whole=True)
+    assert (found.rows, found.has_converged, found.ranges()["x"]) == (40, False, (1.0, 19.0))
+    assert found.observations["x"].counts is not None
+    assert found.observations["x"].counts.sum() == 40 * 600 * 4
 
 
 def test_growth_that_does_not_matter_does_not_count(small_graph: Graph, tmp_path: Path) -> None:

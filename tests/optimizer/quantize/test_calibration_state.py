@@ -55,5 +55,9 @@ def test_a_digest_tells_values_order_names_and_types_apart() -> None:
 
 
 def test_rows_are_counted_by_the_first_input() -> None:
-    assert rows_of(feed(1, rows=5)) == 5
-    assert rows_of({"x": np.array(3.0)}) == 1
+    assert rows_of(feed(1, rows=5), is_whole=False) == 5
+
+
+def test_a_feed_without_an_axis_of_rows_is_one_row() -> None:
+    assert rows_of(feed(1, rows=5), is_whole=True) == 1
+    assert rows_of({"x": np.array(3.0)}, is_whole=True) == 1
