@@ -49,6 +49,12 @@ def test_noise_is_told_from_signals(tmp_path: Path, kind: str, spec: TensorSpec)
     assert warning.startswith("input 'x' of the calibration split looks like random noise")
 
 
+def test_pixels_that_have_nothing_to_do_with_their_neighbours_are_noise_however_spread(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).exponential(size=(64, 3, 16, 16)).astype(np.float32)
+    (warning,) = warned(tmp_path, {"calibration/x": pixels})
+    assert "random noise" in warning
+
+
 def test_noise_in_bytes_is_noise_too(tmp_path: Path) -> None:
     spec = TensorSpec("x", DTYPES["UINT8"], (-1, 16, 16, 3))
     noise = np.random.default_rng(0).integers(0, 256, (128, 16, 16, 3), np.uint8)
