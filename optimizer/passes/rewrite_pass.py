@@ -7,7 +7,7 @@ from optimizer.graph.graph import Graph
 
 # In this order: what hides a pattern goes first; pads and scales move into the weights before the nodes around them
 # become one. The libraries come after our own rewrites, which say what they decline and why, and find what is left.
-# What no output needs goes last.
+# Masks are only bare once they are through. What no output needs goes last.
 PASSES = {
     "identity_elimination": "optimizer.passes.identity_elimination:eliminate_identities",
     "constant_folding": "optimizer.passes.constant_folding:fold_constants",
@@ -21,6 +21,7 @@ PASSES = {
     "onnxscript_rewriter": "optimizer.passes.onnxscript_passes:rewrite_with_onnxscript",
     "onnxscript_optimizer": "optimizer.passes.onnxscript_passes:optimize_with_onnxscript",
     "onnxslim": "optimizer.passes.onnxslim_pass:slim",
+    "mask_to_where": "optimizer.passes.mask_to_where:choose_mask_penalties",
     "dead_nodes": "optimizer.passes.dead_nodes:remove_dead_nodes",
 }
 

@@ -66,8 +66,15 @@ def layer_facts(
 
 
 def _sensitivity(runner: TrialRunner, trial: Trial, layer: str) -> float:
-    """In ONNX Runtime, whichever engine the trial is for: the error is that of the graph."""
-    alone = Trial(precision="fp32", layers={layer: trial.precision}, scheme=trial.scheme, calibrator=trial.calibrator)
+    """In the trial's own engine: engines differ in what they make of one and the same graph."""
+    alone = Trial(
+        engine=trial.engine,
+        precision="fp32",
+        layers={layer: trial.precision},
+        scheme=trial.scheme,
+        calibrator=trial.calibrator,
+        hint=trial.hint,
+    )
     try:
         with runner.opened(alone) as engine:
             return float("inf") if isinstance(engine, Declined) else runner.reference.error(engine, _ROWS)
