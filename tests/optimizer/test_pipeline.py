@@ -19,6 +19,7 @@ from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.make import Made, Workshop
 from optimizer.pipeline import Published, build
+from optimizer.quantize.calibration import CalibrationTable
 from optimizer.recipe import recipe_from_options
 from optimizer.report.steps import Steps
 from optimizer.search.choose import Choice, Rule
@@ -199,6 +200,29 @@ def test_a_model_without_batch_axis_is_served_as_it_is(tmp_path: Path, repositor
     assert "max_batch_size" not in (repository / "small" / "config.pbtxt").read_text()
     _, arrays = replay(published.directory, "model.onnx")
     assert arrays["input/x"].shape == (3,)
+
+
+def test_a_row_of_a_model_without_batch_axis_calibrates_as_one(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[tuple[int, int]] = []
+    real = Workshop.table
+
+    def noted(workshop: Workshop, graph: Graph, every_tensor: bool, histograms: bool) -> CalibrationTable | Declined:
+        table = real(workshop, graph, every_tensor, histograms)
+        assert isinstance(table, CalibrationTable)
+        read.append((table.rows, table.rows_available))
+        return table
+
+    monkeypatch.setattr(Workshop, "table", noted)
+    weights = {"w": np.eye(3, dtype=np.float32)}
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = save_model(tmp_path / "flat.onnx", nodes, [shape], [answer], weights)
+    np.savez(tmp_path / "flat.npz", x=np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32))
+    built(model=model, data=str(tmp_path / "flat.npz"), repository=repository)
+    assert set(read) == {(10, 10)}
 
 
 def test_several_inputs_with_text_among_them_are_served_unquantized(tmp_path: Path, repository: Path) -> None:
