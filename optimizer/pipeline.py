@@ -44,7 +44,7 @@ from optimizer.version_files import publish_version
 
 _VERIFY_ROWS = 32
 _REWRITE_ROWS = (8, 1)
-_SAMPLE_ROWS, _SAMPLE_BATCH = 64, 16
+_SAMPLE_ROWS, _SAMPLE_BATCH = 64, 8
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
