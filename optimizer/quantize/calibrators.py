@@ -136,6 +136,10 @@ def _improved(
     return best
 
 
+def _are_alike(first: Range, second: Range) -> bool:
+    return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= _ALIKE * (second[1] - second[0])
+
+
 def _judging_feeds(graph: Graph, names: Sequence[str], feeds: Sequence[Tensors]) -> list[Tensors]:
     """Fewer rows for larger models: each is run for every tensor and calibrator."""
     if not feeds:

@@ -143,7 +143,12 @@ def test_of_nearly_equal_ranges_one_is_tried(tmp_path: Path, monkeypatch: pytest
     graph = net(trusted=True)
     table = calibrate(graph, ["x"], lambda: [{"x": x}], 512, tmp_path, histograms=True, threads=1)
     asked: list[tuple[float, float]] = []
-    monkeypatch.setattr(SwitchedGraph, "error", lambda self, tensor, bounds: asked.append(bounds) or 1.0)
+
+    def noted(_: SwitchedGraph, __: str, bounds: tuple[float, float]) -> float:
+        asked.append(bounds)
+        return 1.0
+
+    monkeypatch.setattr(SwitchedGraph, "error", noted)
     assert choose_ranges(graph, table, "per_tensor", False, [{"x": x}])["x"].calibrator == "minmax"
     assert len(asked) == 1
 
