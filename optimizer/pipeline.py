@@ -219,7 +219,7 @@ def _choose(plan: Plan, records: Sequence[CandidateRecord], finalists: Finalists
     measured = with_measurements(records, finalists, recipe.objective, batches)
     if replay is not None:
         return replay.choice(measured)
-    rule = Rule(recipe.objective, recipe.precision, recipe.engine, recipe.machine.is_host)
+    rule = Rule(recipe.objective, recipe.precision, recipe.engine, recipe.machine.is_host, recipe.serving_batch)
     return choose(measured, rule)
 
 

@@ -32,11 +32,13 @@ class Schedule:
         batch_sizes: which batches; only 1 for a model without an open batch axis.
         seconds: for each batch size, shared by all engines; a slow engine takes longer.
         seed: of the shuffles.
+        fewest_rounds: however slow the engines are.
     """
 
     batch_sizes: Sequence[int]
     seconds: float
     seed: int
+    fewest_rounds: int = _FEWEST_ROUNDS
 
 
 @dataclass(slots=True)
@@ -119,7 +121,8 @@ def benchmark(
         EngineFailed: an engine cannot run one of the batch sizes.
     """
     once = _warm_up(engines, feeds, schedule.batch_sizes)
-    rounds = round_count(sum(once.values()), schedule.seconds * len(schedule.batch_sizes))
+    seconds = schedule.seconds * len(schedule.batch_sizes)
+    rounds = round_count(sum(once.values()), seconds, schedule.fewest_rounds)
     visit_seconds = schedule.seconds / rounds / len(engines)
     random = np.random.default_rng(schedule.seed)
     times = {key: _Times() for key in once}
@@ -132,9 +135,9 @@ def benchmark(
     return Benchmark(times, schedule.batch_sizes, schedule.seed)
 
 
-def round_count(seconds_per_round: float, seconds: float) -> int:
+def round_count(seconds_per_round: float, seconds: float, fewest: int = _FEWEST_ROUNDS) -> int:
     """As many rounds as the time allows, within limits; each engine runs at least once per round and batch size."""
-    return int(min(_MOST_ROUNDS, max(_FEWEST_ROUNDS, seconds / max(seconds_per_round, 1e-9))))
+    return int(min(_MOST_ROUNDS, max(fewest, seconds / max(seconds_per_round, 1e-9))))
 
 
 def _warm_up(

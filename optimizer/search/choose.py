@@ -29,12 +29,14 @@ class Rule:
         precision: `auto`, or the one that was asked for.
         engine: `auto`, or the one that was asked for.
         is_timed: False for a target that is not this machine: then the smallest engine counts as the fastest.
+        serving_batch: the only batch size that matters; None where all do.
     """
 
     objective: Objective
     precision: str
     engine: str
     is_timed: bool
+    serving_batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,18 @@ class _Judge:
         )
 
     def is_clearly_better(self, record: CandidateRecord) -> bool:
-        """Clearly better than the source; what was asked for by name need only not be worse."""
+        """Clearly better than the source, at no batch size slower; what was asked for by name need only not be worse."""
         if self._rule.precision != "auto" and self._is_by_speed:
             return self.gain(record) >= 1 / LEAST_GAIN
-        return self.bound(record) > LEAST_GAIN
+        return self.bound(record) > LEAST_GAIN and not self.slower_at(record)
+
+    def slower_at(self, record: CandidateRecord) -> tuple[int, ...]:
+        """The batch sizes that matter at which it is slower than the source, by more than noise."""
+        if not self._is_by_speed or self._rule.objective == "throughput":
+            return ()
+        batches = (self._rule.serving_batch,) if self._rule.serving_batch else [one.batch for one in record.latency]
+        points = (point for point in record.latency if point.batch in batches)
+        return tuple(point.batch for point in points if point.median_ms > LEAST_GAIN * point.source_median_ms)
 
     def gain(self, record: CandidateRecord) -> float:
         if self._is_by_speed:
@@ -168,6 +178,8 @@ class _Judge:
     def verdict(self, record: CandidateRecord, best: CandidateRecord) -> str:
         if record.speedup is None and self._is_by_speed:
             return f"{best.name} is better: {record.quick_speedup or 0:.2f}x in the search"
+        if slower := self.slower_at(record):
+            return f"slower than the source at batch {slower[0]}: {self.text(record)}"
         if not self.is_clearly_better(record):
             return f"not clearly better: {self.text(record)}"
         if self.gain(record) * LEAST_GAIN < self.gain(best):

@@ -24,7 +24,7 @@ from optimizer.search.tried import SOURCE, Tried
 from optimizer.trial import EngineName, Trial
 
 MODEL_FILE = "model.onnx"
-_QUICK_SECONDS = 0.4
+_QUICK_SECONDS, _QUICK_ROUNDS = 0.4, 3
 _CANNOT_OPEN = (EngineFailed, NotSupported, MissingExtra)
 
 
@@ -196,7 +196,7 @@ class TrialRunner:
 
     def _quick_speedup(self, engine: Engine) -> float:
         sizes = tuple(self.bench.feeds)
-        schedule = Schedule(sizes, _QUICK_SECONDS, self.bench.seed)
+        schedule = Schedule(sizes, _QUICK_SECONDS, self.bench.seed, _QUICK_ROUNDS)
         return (
             benchmark({SOURCE: self.bench.source, "trial": engine}, self.bench.feeds, schedule).speedup("trial").median
         )

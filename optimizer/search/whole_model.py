@@ -12,6 +12,8 @@ from optimizer.trial import EngineName, Precision, Scheme, Trial
 
 # The module that an engine needs to be tried on this machine.
 _MODULES: dict[EngineName, str] = {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+# A budget may end the search anywhere.
+_MOST_PROMISING_FIRST: tuple[Precision, ...] = ("fp32", "int8", "bf16", "fp16", "int4")
 _DYNAMIC = frozenset(("MatMul", "Gemm", "LSTM"))
 
 
@@ -27,9 +29,10 @@ def engines_to_try(recipe: Recipe) -> tuple[EngineName, ...]:
 def whole_model_trials(graph: Graph, recipe: Recipe, is_batched: bool) -> tuple[Trial, ...]:
     """List the trials, the rewritten graph in ONNX Runtime first: it is what every version falls back to."""
     trials = [Trial()]
-    for engine in engines_to_try(recipe):
-        for precision in _precisions(recipe):
-            trials += _trials(engine, precision, recipe.machine)
+    for precision in _precisions(recipe):
+        for engine in engines_to_try(recipe):
+            if recipe.precision != "auto" or _may_be_fast(engine, precision, recipe.machine):
+                trials += _trials(engine, precision, recipe.machine)
     if _may_be_dynamic(graph, recipe, is_batched) and "onnxruntime" in engines_to_try(recipe):
         trials.append(Trial(precision="int8_dynamic", scheme=schemes_for("onnxruntime", recipe.machine)[0]))
     return tuple(_unique(trials))
@@ -37,7 +40,7 @@ def whole_model_trials(graph: Graph, recipe: Recipe, is_batched: bool) -> tuple[
 
 def _precisions(recipe: Recipe) -> Sequence[Precision]:
     if recipe.precision == "auto":
-        return ("fp32", "fp16", "bf16", "int8", "int4")
+        return _MOST_PROMISING_FIRST
     return (recipe.precision,)
 
 
@@ -45,11 +48,21 @@ def _trials(engine: EngineName, precision: Precision, target: Target) -> Iterato
     if precision == "int8":
         for scheme in _schemes(engine, target):
             yield Trial(engine=engine, precision="int8", scheme=scheme)
-            if engine == "openvino":
+            if engine == "openvino" and _may_be_fast(engine, "bf16", target):
                 yield Trial(engine=engine, precision="int8", scheme=scheme, hint="bf16")
         return
     hint = {"fp16": "f16", "bf16": "bf16"}.get(precision, "f32") if engine == "openvino" else "f32"
     yield Trial.model_validate({"engine": engine, "precision": precision, "hint": hint})
+
+
+def _may_be_fast(engine: EngineName, precision: Precision, target: Target) -> bool:
+    """Half precisions only where there are kernels for them: ONNX Runtime on x86 has none, OpenVINO those of the CPU."""
+    if precision not in ("fp16", "bf16") or target.is_gpu:
+        return True
+    if engine == "onnxruntime":
+        return target.is_arm and precision == "fp16"
+    wanted = ("avx512_fp16", "amx_fp16") if precision == "fp16" else ("avx512_bf16", "amx_bf16", "bf16")
+    return any(name in target.isa for name in wanted)
 
 
 def _schemes(engine: EngineName, target: Target) -> Sequence[Scheme]:

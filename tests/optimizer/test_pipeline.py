@@ -60,7 +60,7 @@ def test_a_version_is_published_with_everything_that_proves_it(
     evidence = read_evidence(published.directory)
     assert evidence == published.evidence
     check_digests(published.directory, evidence)
-    assert [record.name for record in evidence.candidates][:5] == ["source", "fp32", "fp16", "bf16", "int8"]
+    assert [record.name for record in evidence.candidates][:4] == ["source", "fp32", "int8", "int4"]
     assert evidence.test is not None
     assert (evidence.test.rows, evidence.test.source) == (30, 1.0)
     assert evidence.recipe["name"] == "small"

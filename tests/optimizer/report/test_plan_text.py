@@ -14,7 +14,7 @@ def test_the_plan_says_what_each_step_will_do(small_model: Path, small_data: Pat
     plan = rows(small_model, tmp_path, str(small_data))
     assert "opset 20" in plan["import"]
     assert "130 rows: calibration 40, validation 60, test 30, with labels" in plan["data"]
-    assert plan["search"].startswith("fp32; fp16; bf16; int8; int4; openvino fp32; ")
+    assert plan["search"].startswith("fp32; openvino fp32; int8; ")
     assert plan["verify"] == "by top1, drop at most 1%"
     assert plan["publish"].startswith(str(tmp_path / "repository" / "small" / "1"))
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from enginehouse.errors import VerifyFailed
-from enginehouse.evidence import CandidateRecord, Speedup
+from enginehouse.evidence import CandidateRecord, LatencyPoint, Speedup
 from optimizer.search.choose import Choice, Rule, choose
 
 SOURCE = CandidateRecord(
@@ -126,6 +126,28 @@ def test_a_precision_that_was_asked_for_and_cannot_be_had_is_refused_with_its_re
     failed = record("bf16", speedup=None, verdict="failed", reason="0 of 4 layers compute in it")
     with pytest.raises(VerifyFailed, match="bf16 was asked for and cannot be published: bf16: 0 of 4 layers"):
         chosen_from(record("fp32", 1.2), failed, rule=rule)
+
+
+def curve(*ratios: float) -> dict[str, Any]:
+    """Latency at batch 1, 2, 4, … as shares of the source's."""
+    points = [
+        LatencyPoint(batch=2**position, median_ms=ratio, p99_ms=ratio, source_median_ms=1.0, rounds=8)
+        for position, ratio in enumerate(ratios)
+    ]
+    return {"latency": tuple(points)}
+
+
+def test_an_engine_that_is_slower_at_one_batch_size_is_not_published() -> None:
+    uneven = record("int8", 2.0, **curve(1.2, 0.3, 0.2))
+    choice = chosen_from(record("fp32", 1.2, **curve(0.8, 0.8, 0.8)), uneven)
+    assert choice.chosen == "fp32"
+    reason = {found.name: found.reason for found in choice.candidates}
+    assert reason["int8"].startswith("slower than the source at batch 1: ")
+
+
+def test_only_the_serving_batch_matters_where_one_is_named() -> None:
+    rule = Rule("latency", "auto", "auto", is_timed=True, serving_batch=4)
+    assert chosen_from(record("int8", 2.0, **curve(1.2, 0.3, 0.2)), rule=rule).chosen == "int8"
 
 
 def test_dynamic_int8_counts_as_int8() -> None:

@@ -31,7 +31,23 @@ def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_precision_of_every_installed_engine_is_tried(small_graph: Graph) -> None:
     found = {(trial.engine, trial.precision) for trial in trials(small_graph, target="vnni")}
     for engine in ("onnxruntime", "openvino"):
-        assert {(engine, precision) for precision in ("fp32", "fp16", "bf16", "int8", "int4")} <= found
+        assert {(engine, precision) for precision in ("fp32", "int8", "int4")} <= found
+
+
+def test_half_precisions_are_tried_where_there_are_kernels_for_them(small_graph: Graph) -> None:
+    def halves(target: str) -> set[tuple[str, str]]:
+        found = trials(small_graph, target=target)
+        return {(trial.engine, trial.precision) for trial in found if trial.precision in ("fp16", "bf16")}
+
+    assert halves("vnni") == set()
+    assert halves("amx") == {("openvino", "bf16")}
+    assert halves("arm64") == {("onnxruntime", "fp16")}
+    assert halves("sm_89") == {("onnxruntime", "fp16"), ("onnxruntime", "bf16")}
+
+
+def test_a_half_precision_that_is_asked_for_is_tried_everywhere(small_graph: Graph) -> None:
+    found = {(trial.engine, trial.precision) for trial in trials(small_graph, target="vnni", precision="fp16")}
+    assert {("onnxruntime", "fp16"), ("openvino", "fp16")} <= found
 
 
 @pytest.mark.usefixtures("without_openvino")
@@ -55,7 +71,8 @@ def test_a_precision_that_is_asked_for_is_the_only_other_one(small_graph: Graph)
 
 
 def test_openvino_is_always_told_its_precision(small_graph: Graph) -> None:
-    hints = {(trial.precision, trial.hint) for trial in trials(small_graph, engine="openvino") if trial != Trial()}
+    asked = [trials(small_graph, engine="openvino", precision=one, target="amx") for one in ("auto", "fp16")]
+    hints = {(trial.precision, trial.hint) for some in asked for trial in some if trial != Trial()}
     assert {("fp32", "f32"), ("bf16", "bf16"), ("fp16", "f16"), ("int8", "f32"), ("int8", "bf16")} <= hints
 
 
