@@ -8,7 +8,9 @@ from enginehouse.dtype import DTYPES, Array
 from enginehouse.tensor import TensorSpec
 from optimizer.data.dataset import DataSet
 from optimizer.data.lint import lint
+from optimizer.graph.graph import load_graph
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 IMAGE = TensorSpec("x", DTYPES["FP32"], (-1, 3, 16, 16))
 TABLE = TensorSpec("x", DTYPES["FP32"], (-1, 24))
 
@@ -37,6 +39,13 @@ def sound() -> dict[str, Array]:
 def test_sound_rows_are_not_warned_of(tmp_path: Path) -> None:
     labels = {f"{split}/label": np.arange(64) % 4 for split in ("calibration", "validation", "test")}
     assert warned(tmp_path, {**sound(), **labels}, classes=4) == []
+
+
+def test_real_handwriting_is_not_warned_of() -> None:
+    graph = load_graph(EXAMPLES / "digits" / "digits.onnx")
+    data = DataSet([EXAMPLES / "digits" / "digits.npz"], graph.inputs, graph.batch_axis_open, 0)
+    assert data.rows["calibration"] > 100
+    assert lint(data, "calibration", classes=10) == ()
 
 
 @pytest.mark.parametrize("kind", ["uniform", "normal"])
