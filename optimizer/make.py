@@ -120,7 +120,7 @@ class Workshop:
             tensors = _float_tensors(graph) if every_tensor else _int8_tensors(graph)
             if isinstance(tensors, Declined):
                 return tensors
-            name = f"{fingerprint[:16]}{'-all' if every_tensor else ''}{'-counts' if histograms else ''}.state"
+            name = f"{fingerprint[:16]}{'-all' if every_tensor else ''}.state"
             self._tables[key] = calibrate(
                 graph,
                 tensors,

@@ -131,6 +131,19 @@ def tokens_of(words: tuple[str, ...] | list[str], numbers: dict[str, int]) -> np
     return tokens
 
 
+def tokenized(rows: list[Row], numbers: dict[str, int]) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    return ((tokens_of(words, numbers), label) for words, label in rows)
+
+
+def is_new(tokens: npt.NDArray[np.int64], seen: set[bytes]) -> bool:
+    """Whether these tokens were not there before, in this split or another: words that are unknown read alike."""
+    key = tokens.tobytes()
+    if key in seen:
+        return False
+    seen.add(key)
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Collect the docstrings of the Python standard library.")
     parser.add_argument("--target", type=Path, default=Path(__file__).parent, help="folder to write into")
@@ -140,10 +153,12 @@ def main() -> None:
     vocabulary = vocabulary_of(splits["train"])
     numbers = {word: number for number, word in enumerate(vocabulary)}
     arrays: dict[str, Any] = {}
+    seen: set[bytes] = set()
     for name, rows in splits.items():
-        arrays[f"{name}/tokens"] = np.stack([tokens_of(words, numbers) for words, _ in rows])
-        arrays[f"{name}/label"] = np.array([label for _, label in rows], np.int64)
-        print(f"{name}: {len(rows)} rows, {Counter(label for _, label in rows).most_common()}")
+        kept = [(tokens, label) for tokens, label in tokenized(rows, numbers) if is_new(tokens, seen)]
+        arrays[f"{name}/tokens"] = np.stack([tokens for tokens, _ in kept])
+        arrays[f"{name}/label"] = np.array([label for _, label in kept], np.int64)
+        print(f"{name}: {len(kept)} rows, {Counter(label for _, label in kept).most_common()}")
     np.savez_compressed(given.target / "docstrings.npz", **arrays)
     (given.target / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
 
