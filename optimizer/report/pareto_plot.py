@@ -8,7 +8,7 @@ from optimizer.evaluate.metrics import score_text
 from optimizer.report.facts import drop_limit, loss, mattering_batches, metric_name, milliseconds, pareto_front
 from optimizer.report.figures import number_text
 from optimizer.report.markup import Html, element
-from optimizer.report.scale import Scale, broken, logarithmic
+from optimizer.report.scale import Scale, broken, linear, logarithmic
 from optimizer.report.value_plots import precision_class
 from optimizer.search.tried import SOURCE
 
@@ -74,13 +74,14 @@ def _points(evidence: Evidence) -> list[_Point]:
 
 
 def _losses(values: Sequence[float], limit: float | None) -> Scale:
-    """Room for the tolerance first; what lost far more shares a compressed strip below."""
-    low, high = min(0.0, *values), max(values)
-    cut = 3 * limit if limit and limit > 0 else high
-    if high <= 1.5 * cut:
-        cut = high
-    room = max(cut, limit or 0.0, 1e-9) - low
-    return broken(low - 0.06 * room, cut + 0.04 * room if cut == high else max(cut, 1e-9), high * 1.3)
+    """Room for the tolerance and its name first; what lost far more shares a compressed strip below."""
+    low, high = min(0.0, *values), max(*values, limit or 0.0)
+    cut = 3 * limit if limit else high
+    is_whole = high <= 1.5 * cut
+    room = max(high if is_whole else cut, 1e-9) - low
+    if is_whole:
+        return linear(low - 0.06 * room, low + 1.08 * room)
+    return broken(low - 0.06 * room, cut, high * 1.3)
 
 
 def _axes(evidence: Evidence, frame: _Frame) -> list[Html]:

@@ -18,6 +18,8 @@ from optimizer.search.tried import SOURCE
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
 _SHOWN_BATCHES = (1, 8)
 _NAME_WIDTH = 22
+# Why something was not chosen is told in a line or two; the evidence has it whole.
+_REASON_LENGTH = 60
 
 # As many as are read without effort; with more, the table is a choice of them.
 _SHOWN_AT_MOST = 12
@@ -79,7 +81,7 @@ def _cells(record: CandidateRecord, measured: MetricRecord | None) -> list[str]:
         _drop_text(record.metric),
         *latencies,
         "reference" if _is_reference(record) else record.verdict,
-        record.reason,
+        record.reason if record.verdict == "chosen" else shortened(record.reason, _REASON_LENGTH),
     ]
 
 
