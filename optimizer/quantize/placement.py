@@ -2,13 +2,13 @@
 
 A layer takes its activation as an integer. What else is held depends on how the engine fuses; the figures are CPU
 time on an AMD Zen 4, one thread, batch 4 or 8. ONNX Runtime has no eight-bit convolution that gives out floats, and
-fuses a Gemm that does only at the end of a graph, so their results are held too; OpenVINO fuses an activation function into a convolution only if nothing lies between them
-(chains of SiLU, HardSwish, LeakyRelu or Sigmoid took 6 to 15 % less). Additions and concatenations of held values are
-computed in eight bits for both: a ResNet-50 took 16 % less in ONNX Runtime, 21 % less in OpenVINO. Mul, and Sigmoid
-before it, saved ONNX Runtime 8 to 13 % in SiLU and squeeze-and-excitation blocks and cost OpenVINO 8 to 20 %.
-Products of two activations would save a BERT 6 and 11 %, but stay in float: they are no layers, so a search could not
-take them back. TensorRT wants the results of layers in float and the other side of a residual addition in eight bits
-(as its documentation says; not measured).
+fuses a Gemm that does only at the end of a graph, so their results are held too; OpenVINO fuses an activation
+function into a convolution only if nothing lies between them (chains of SiLU, HardSwish, LeakyRelu or Sigmoid took 6
+to 15 % less). Additions and concatenations of held values are computed in eight bits for both: a ResNet-50 took 16 %
+less in ONNX Runtime, 21 % less in OpenVINO. Mul, and Sigmoid before it, saved ONNX Runtime 8 to 13 % in SiLU and
+squeeze-and-excitation blocks and cost OpenVINO 8 to 20 %. Products of two activations would save a BERT 6 and 11 %,
+but stay in float: they are no layers, so a search could not take them back. TensorRT wants the results of layers in
+float and the other side of a residual addition in eight bits (as its documentation says; not measured).
 """
 
 from collections.abc import Collection, Mapping

@@ -35,3 +35,10 @@ def times_text(ratio: float | None) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shortened(text: str, length: int) -> str:
+    """The text itself, or its first words with an ellipsis: never more than `length` characters."""
+    if len(text) <= length:
+        return text
+    return text[:length].rpartition(" ")[0][: length - 1].rstrip(" ,;:.(") + "…"

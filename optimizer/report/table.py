@@ -12,7 +12,7 @@ from rich.text import Text
 
 from enginehouse.evidence import EVIDENCE_FILE, CandidateRecord, Evidence, LatencyPoint, MetricRecord, TestScore
 from optimizer.evaluate.metrics import score_text
-from optimizer.report.figures import NOTHING, number_text, plural, size_text
+from optimizer.report.figures import NOTHING, number_text, plural, shortened, size_text
 from optimizer.search.tried import SOURCE
 
 _STYLE = {"chosen": "bold green", "accepted": "", "rejected": "red", "failed": "red", "declined": "dim"}
