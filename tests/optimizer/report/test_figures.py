@@ -1,6 +1,6 @@
 import pytest
 
-from optimizer.report.figures import number_text, plural, size_text, times_text
+from optimizer.report.figures import number_text, plural, shortened, size_text, times_text
 
 
 def test_sizes_are_readable() -> None:
@@ -35,3 +35,11 @@ def test_ratios_and_counts_read_well() -> None:
         "12.3×",
     ]
     assert (plural(1, "row"), plural(1200, "row")) == ("1 row", "1,200 rows")
+
+
+def test_a_text_is_shortened_between_words() -> None:
+    text = "asked for FP16, and no layer runs in it"
+    assert shortened(text, len(text)) == text
+    assert shortened(text, 20) == "asked for FP16, and…"
+    assert shortened(text, 17) == "asked for FP16…"
+    assert len(shortened("x" * 30, 10)) <= 10

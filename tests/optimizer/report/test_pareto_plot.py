@@ -1,6 +1,7 @@
 import re
 
 from enginehouse.evidence import Evidence
+from optimizer.report.facts import drop_limit
 from optimizer.report.pareto_plot import legend, pareto_plot
 
 
@@ -33,6 +34,21 @@ def test_all_marks_lie_inside_the_plot(evidence: Evidence) -> None:
         plot = pareto_plot(evidence, width, height)
         assert plot is not None
         assert all(40 < x < width and 0 < y < height - 30 for x, y in marks(plot).values())
+
+
+def test_the_largest_drop_is_drawn_inside_the_plot_even_where_no_candidate_comes_near_it(evidence: Evidence) -> None:
+    limit = drop_limit(evidence)
+    near = [record for record in evidence.candidates if record.metric is None or record.metric.drop < 0.1 * limit]
+    height = 440
+    plot = pareto_plot(evidence.model_copy(update={"candidates": tuple(near)}), 960, height)
+    assert plot is not None
+    assert "compressed from here on" not in plot
+    line = re.search(r'y1="([\d.]+)" y2="[\d.]+" class="limit"', plot)
+    name = re.search(r'y="([\d.]+)" class="limit-name', plot)
+    assert line is not None
+    assert name is not None
+    lowest = max(y for _, y in marks(plot).values())
+    assert lowest < float(line[1]) < float(name[1]) <= height - 46  # where the axis of time begins
 
 
 def test_a_candidate_that_was_timed_briefly_says_so(evidence: Evidence) -> None:

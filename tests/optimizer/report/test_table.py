@@ -50,10 +50,19 @@ def test_every_candidate_has_its_row() -> None:
     text = printed(*RECORDS)
     source, int8 = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("source", "int8"))
     assert source.split()[1:5] == ["516", "kB", "99.04%", "–"]
-    assert source.split()[5:8] == ["0.0747", "0.255", "reference"]
-    assert "reference" in source
+    assert source.split()[5:8] == ["0.0747", "0.255", "reference:"]
     assert "98.41%  0.63% (≤ 1.67%)" in int8
-    assert "chosen" in int8
+    assert "chosen: fastest" in int8
+
+
+def test_a_long_reason_is_cut_unless_it_is_that_of_the_choice() -> None:
+    long = " ".join(f"because{number}" for number in range(20))
+    declined, chosen = (
+        RECORDS[2].model_copy(update={"verdict": verdict, "reason": long}) for verdict in ("declined", "chosen")
+    )
+    assert "because5…" in printed(declined)
+    assert "because6" not in printed(declined)
+    assert "because19" in printed(chosen)
 
 
 def test_it_fits_100_columns_and_breaks_only_the_reason() -> None:

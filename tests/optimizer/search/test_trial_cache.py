@@ -59,7 +59,7 @@ def test_what_was_not_used_for_longest_goes_when_the_cache_is_full(tmp_path: Pat
     cache = TrialCache(tmp_path, limit_bytes=25_000)
     for age, key in ((300, "old"), (200, "used"), (100, "new")):
         _put(cache, key, b"x" * 10_000)
-        moment = os.stat(tmp_path).st_mtime - age
+        moment = tmp_path.stat().st_mtime - age
         os.utime(cache.folder(key), (moment, moment))
     _put(cache, "newest", b"x" * 10_000)
     assert cache.get("old") is None
