@@ -27,7 +27,7 @@ _RANK = ("chosen", "accepted", "rejected", "failed", "declined")
 
 
 def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
-    """Lay the candidates out for a terminal of 100 columns; on a narrower one the reasons break inside words."""
+    """Lay the candidates out for a terminal of 100 columns; on a narrower one the verdicts break inside words."""
     measured = next((record.metric for record in candidates if record.metric), None)
     title = measured.name if measured else "difference"
     shown = shown_candidates(candidates)
@@ -35,8 +35,7 @@ def candidate_table(candidates: Sequence[CandidateRecord]) -> RenderableType:
     table.add_column("candidate", max_width=_NAME_WIDTH, overflow="fold")
     for heading in ("size", title, "drop (95 %)", *(f"ms at {size}" for size in _SHOWN_BATCHES)):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("why", ratio=1, overflow="fold")
+    table.add_column("verdict", ratio=1, overflow="fold")
     for record in shown:
         table.add_row(*map(Text, _cells(record, measured)), style=_STYLE[record.verdict])
     left_out = len(candidates) - len(shown)
@@ -80,8 +79,7 @@ def _cells(record: CandidateRecord, measured: MetricRecord | None) -> list[str]:
         _metric_text(record, measured),
         _drop_text(record.metric),
         *latencies,
-        "reference" if _is_reference(record) else record.verdict,
-        record.reason if record.verdict == "chosen" else shortened(record.reason, _REASON_LENGTH),
+        _verdict_text(record),
     ]
 
 
@@ -92,8 +90,11 @@ def _test_line(chosen: str, test: TestScore) -> Text:
     return Text(f"test {test.metric}: {scores} ({test.rows} rows, scored once)")
 
 
-def _is_reference(record: CandidateRecord) -> bool:
-    return record.name == SOURCE and record.verdict != "chosen"
+def _verdict_text(record: CandidateRecord) -> str:
+    if record.verdict == "chosen":
+        return f"chosen: {record.reason}"
+    word = "reference" if record.name == SOURCE else record.verdict
+    return f"{word}: {shortened(record.reason, _REASON_LENGTH)}"
 
 
 def _metric_text(record: CandidateRecord, measured: MetricRecord | None) -> str:

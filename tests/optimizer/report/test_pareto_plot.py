@@ -38,6 +38,7 @@ def test_all_marks_lie_inside_the_plot(evidence: Evidence) -> None:
 
 def test_the_largest_drop_is_drawn_inside_the_plot_even_where_no_candidate_comes_near_it(evidence: Evidence) -> None:
     limit = drop_limit(evidence)
+    assert limit is not None
     near = [record for record in evidence.candidates if record.metric is None or record.metric.drop < 0.1 * limit]
     height = 440
     plot = pareto_plot(evidence.model_copy(update={"candidates": tuple(near)}), 960, height)
