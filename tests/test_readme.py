@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 # These two run the suite that this test is part of.
-NOT_HERE = ("make test", "make test-torch")
+NOT_HERE = ("make test", "make test-torch", "make test-rtx")
 
 
 def commands() -> list[str]:
