@@ -7,7 +7,7 @@ from time import monotonic
 
 @dataclass(frozen=True, slots=True, order=True)
 class Budget:
-    """A deadline on a monotonic clock; the shorter one is the lesser. What is begun is finished, and nothing after it."""
+    """A deadline on a monotonic clock; the shorter is the lesser. What is begun is finished, and nothing after it."""
 
     deadline: float
     now: Callable[[], float] = field(default=monotonic, compare=False)

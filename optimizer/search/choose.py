@@ -111,7 +111,7 @@ class _Judge:
         )
 
     def is_clearly_better(self, record: CandidateRecord) -> bool:
-        """Clearly better than the source, at no batch size slower; what was asked for by name need only not be worse."""
+        """Clearly better than the source, slower at no batch size; what was asked for need only not be worse."""
         if self._rule.precision != "auto" and self._is_by_speed:
             return self.gain(record) >= 1 / LEAST_GAIN
         return self.bound(record) > LEAST_GAIN and not self.slower_at(record)

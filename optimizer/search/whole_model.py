@@ -56,7 +56,7 @@ def _trials(engine: EngineName, precision: Precision, target: Target) -> Iterato
 
 
 def _may_be_fast(engine: EngineName, precision: Precision, target: Target) -> bool:
-    """Half precisions only where there are kernels for them: ONNX Runtime on x86 has none, OpenVINO those of the CPU."""
+    """Half precisions only where there are kernels for them: none for ONNX Runtime on x86."""
     if precision not in ("fp16", "bf16") or target.is_gpu:
         return True
     if engine == "onnxruntime":
