@@ -15,7 +15,8 @@ from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupp
 from enginehouse.tensor import Tensors, TensorSpec
 
 CPU_PROVIDER = "CPUExecutionProvider"
-_EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", "CUDAExecutionProvider": "gpu", "TensorrtExecutionProvider": "gpu"}
+CUDA_PROVIDER = "CUDAExecutionProvider"
+_EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", CUDA_PROVIDER: "gpu", "TensorrtExecutionProvider": "gpu"}
 _BF16 = DTYPES["BF16"]
 
 OPTIMIZED_FILE = "optimized.onnx"

@@ -288,11 +288,3 @@ def _float_tensors(graph: Graph) -> Sequence[str]:
         for name, found in types.items()
         if name in computed | fed and found.tensor_type.elem_type == TensorProto.FLOAT
     ]
-
-
-def hinted(trial: Trial) -> Trial:
-    """The same trial with the hint that its precision means in OpenVINO."""
-    hints = {"fp16": "f16", "bf16": "bf16"}
-    if trial.engine != "openvino" or trial.precision not in hints:
-        return trial
-    return trial.model_copy(update={"hint": hints[trial.precision]})

@@ -16,11 +16,12 @@ import onnx
 from enginehouse.errors import InvalidInput
 from enginehouse.evidence import PassRecord
 from enginehouse.tensor import Tensors
+from optimizer.graph.declined import Declined
 from optimizer.graph.equal_outputs import difference
 from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
 from optimizer.graph.interface import keep_interface
 from optimizer.graph.run import run_graph
-from optimizer.passes.rewrite_pass import PASSES, Declined, RewritePass
+from optimizer.passes.rewrite_pass import PASSES, RewritePass
 
 _DECLINED_SHOWN = 3
 Outcome = Literal["kept", "unchanged", "dropped"]

@@ -12,7 +12,7 @@ from optimizer.publish.engines import lay_out
 from optimizer.publish.golden import GOLDEN_ROWS
 from optimizer.publish.publish import publish
 from optimizer.replay import Replay
-from optimizer.report.html import write_report
+from optimizer.report.html import REPORT_FILE, write_report
 from optimizer.report.steps import Steps
 from optimizer.search.layer_facts import LayerFacts
 from optimizer.search.search import family
@@ -20,7 +20,6 @@ from optimizer.search.tried import Tried
 from optimizer.version_engines import Contents, opened_engines
 from optimizer.version_record import make_evidence
 
-REPORT_FILE = "report.html"
 _TEST_ROWS = 32
 
 

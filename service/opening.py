@@ -8,12 +8,10 @@ from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.evidence import EngineRecord
-from enginehouse.onnxruntime_engine import CPU_PROVIDER
+from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from service.golden import check_golden
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(slots=True, frozen=True)

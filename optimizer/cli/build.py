@@ -15,6 +15,23 @@ from optimizer.recipe import Recipe, recipe_from_options
 if TYPE_CHECKING:
     from optimizer.replay import Replay
 
+_Data = Annotated[
+    str | None, typer.Option(help="An .npz file, a folder of them, or path.py:function. Needed for INT8.")
+]
+_Metric = Annotated[
+    str | None,
+    typer.Option(
+        help="top1, top5, f1, mse, cosine, agreement, path.py:function. Default: top1 with labels, else agreement."
+    ),
+]
+_Precision = Annotated[
+    str, typer.Option(help="auto tries all; fp32, fp16, bf16, int8 or int4 must be reached, or nothing is published.")
+]
+_BatchVariance = Annotated[
+    bool,
+    typer.Option("--allow-batch-variance", help="Accept engines whose answer to a row depends on its batch mates."),
+]
+
 
 def build(
     model: Annotated[
@@ -22,22 +39,12 @@ def build(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the repository.")] = None,
     repository: Annotated[Path | None, typer.Option(help="Model repository; made if it is not there.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="An .npz file, a folder of them, or path.py:function. Needed for INT8.")
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            help="top1, top5, f1, mse, cosine, agreement, path.py:function. Default: top1 with labels, else agreement."
-        ),
-    ] = None,
+    data: _Data = None,
+    metric: _Metric = None,
     max_drop: Annotated[
         str, typer.Option(help="Largest drop of the metric: 1% is one percentage point, 0.01 the same.")
     ] = "1%",
-    precision: Annotated[
-        str,
-        typer.Option(help="auto tries all; fp32, fp16, bf16, int8 or int4 must be reached, or nothing is published."),
-    ] = "auto",
+    precision: _Precision = "auto",
     engine: Annotated[
         str, typer.Option(help="auto tries what is installed; or onnxruntime, openvino, tensorrt, tensorrt-rtx.")
     ] = "auto",
@@ -55,10 +62,7 @@ def build(
         bool,
         typer.Option("--random-calibration", help="Without data: calibrate on made-up rows, and say so everywhere."),
     ] = False,
-    allow_batch_variance: Annotated[
-        bool,
-        typer.Option("--allow-batch-variance", help="Accept engines whose answer to a row depends on its batch mates."),
-    ] = False,
+    allow_batch_variance: _BatchVariance = False,
     golden: Annotated[
         str, typer.Option(help="Golden samples: calibration rows, or synthetic ones where data must not be shipped.")
     ] = "calibration",

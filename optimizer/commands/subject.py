@@ -5,8 +5,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx import TensorProto
-
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import choose_engine
 from enginehouse.errors import InvalidInput, NotFound
@@ -16,6 +14,7 @@ from enginehouse.onnxruntime_engine import CPU_PROVIDER
 from enginehouse.open_engine import open_engine
 from optimizer.commands.doctor import version_directory
 from optimizer.graph.graph import Graph, load_graph
+from optimizer.graph.precision import lowest_precision_of
 from optimizer.importers.import_model import CONVERTERS, import_model
 
 _ONNX = ".onnx"
@@ -108,19 +107,6 @@ def check_same_interface(subjects: Sequence[Subject], engines: Sequence[Engine])
                 )
 
 
-def precision_of(graph: Graph) -> str:
-    """The lowest precision that a graph computes in, by its operators and weights."""
-    operators = graph.op_counts()
-    types = {tensor.data_type for tensor in graph.model.graph.initializer}
-    if any(name.endswith("MatMulNBits") for name in operators) or types & {TensorProto.INT4, TensorProto.UINT4}:
-        return "int4"
-    if any(word in name for name in operators for word in ("DynamicQuantize", "MatMulInteger")):
-        return "int8_dynamic"
-    if any("quantizelinear" in name.lower() or "QLinear" in name for name in operators):
-        return "int8"
-    return "fp16" if TensorProto.FLOAT16 in types else "bf16" if TensorProto.BFLOAT16 in types else "fp32"
-
-
 def _from_file(text: str, path: Path, workdir: Path) -> Subject:
     evidence = read_evidence(path.parent)
     record = _record_of(evidence, path.name) if evidence is not None else None
@@ -143,7 +129,7 @@ def _record_of(evidence: Evidence, file: str) -> EngineRecord | None:
 
 def _plain(text: str, path: Path) -> Subject:
     graph = load_graph(path)
-    return Subject(text, path, "onnxruntime_onnx", precision_of(graph), graph)
+    return Subject(text, path, "onnxruntime_onnx", lowest_precision_of(graph), graph)
 
 
 def _published(text: str, directory: Path, record: EngineRecord) -> Subject:

@@ -7,10 +7,11 @@ import onnx
 from onnx import numpy_helper
 
 from enginehouse.dtype import Array
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph, open_shape
 from optimizer.graph.nodes import captured_values, constant_value, label, operator_name
 from optimizer.graph.shapes import infer_shapes, value_types
-from optimizer.passes.rewrite_pass import Declined, Rewritten
+from optimizer.passes.rewrite_pass import Rewritten
 
 FLOAT_TYPES = (
     onnx.TensorProto.FLOAT,
@@ -171,7 +172,7 @@ class GraphEditor:
         self._index()
 
     def decline(self, node: onnx.NodeProto, reason: str) -> None:
-        self._declined.append(Declined(label(node), reason))
+        self._declined.append(Declined(reason, label(node)))
 
     def rewritten(self) -> Rewritten:
         """Put the edited graph together."""

@@ -4,8 +4,9 @@ Declines opsets before 7, which the library cannot read.
 """
 
 from enginehouse.errors import MissingExtra
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
-from optimizer.passes.rewrite_pass import Declined, Rewritten
+from optimizer.passes.rewrite_pass import Rewritten
 
 _OLDEST_OPSET = 7
 
@@ -13,7 +14,7 @@ _OLDEST_OPSET = 7
 def slim(graph: Graph) -> Rewritten:
     if graph.opset < _OLDEST_OPSET:
         reason = f"onnxslim does not read opset {graph.opset}; opset {_OLDEST_OPSET} is needed"
-        return Rewritten(graph, changed=False, declined=(Declined("the graph", reason),))
+        return Rewritten(graph, changed=False, declined=(Declined(reason, "the graph"),))
     try:
         import onnxslim
     except ImportError as problem:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 
 # In this order: what hides a pattern goes first; pads and scales move into the weights before the nodes around them
@@ -27,19 +28,11 @@ PASSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Declined:
-    """A place that looks like the pattern and was left as it is."""
-
-    node: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.node}: {self.reason}"
-
-
-@dataclass(frozen=True, slots=True)
 class Rewritten:
-    """What a pass made. Where `changed` is false, `graph` is the one that went in."""
+    """What a pass made. Where `changed` is false, `graph` is the one that went in.
+
+    `declined` names the places that look like the pattern and were left as they are.
+    """
 
     graph: Graph
     changed: bool

@@ -10,8 +10,9 @@ from enginehouse.dtype import Array
 from enginehouse.errors import InvalidInput
 from enginehouse.tensor import Tensors
 from optimizer.data.synthetic import synthetic_feeds
+from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph, load_graph
-from optimizer.passes.rewrite_pass import PASSES, Declined, Rewritten
+from optimizer.passes.rewrite_pass import PASSES, Rewritten
 from optimizer.rewrite import rewrite
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "digits"
@@ -85,7 +86,7 @@ def exits(graph: Graph) -> Rewritten:
 
 
 def declines(graph: Graph) -> Rewritten:
-    return Rewritten(graph, False, tuple(Declined(f"Conv '{at}'", "is shared") for at in range(5)))
+    return Rewritten(graph, False, tuple(Declined("is shared", f"Conv '{at}'") for at in range(5)))
 
 
 def sharpens_the_output(graph: Graph) -> Rewritten:

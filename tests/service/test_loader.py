@@ -13,13 +13,12 @@ from enginehouse.errors import CorruptVersion, EngineFailed, Error, InvalidInput
 from enginehouse.evidence import GOLDEN_FILE, EngineRecord, TargetRecord, read_evidence, write_evidence
 from enginehouse.hardware import this_hardware, threads_per_instance
 from enginehouse.model_config import config_from_text
-from enginehouse.onnxruntime_engine import CPU_PROVIDER
+from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.open_engine import open_engine
 from enginehouse.openvino_engine import OpenVinoEngine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from enginehouse.repository import Repository
 from service.loader import VersionLoader
-from service.opening import CUDA_PROVIDER
 from service.served_model import LoadedVersion
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish

@@ -3,11 +3,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from enginehouse.errors import InvalidInput, NotFound
-from optimizer.commands.subject import Subject, check_same_interface, find_subject, opened, precision_of
-from optimizer.graph.graph import Graph
+from optimizer.commands.subject import Subject, check_same_interface, find_subject, opened
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish
 
@@ -78,26 +76,6 @@ def test_models_that_cannot_be_fed_the_same_rows_are_refused(tmp_path: Path) -> 
     subjects = [find_subject(str(tmp_path / f"{name}.onnx"), tmp_path, tmp_path) for name in "ab"]
     with opened(subjects) as engines, pytest.raises(InvalidInput, match=r"gives y FP32 .*, and .*b\.onnx gives z FP32"):
         check_same_interface(subjects, engines)
-
-
-@pytest.mark.parametrize(
-    ("operator", "weight_type", "expected"),
-    [
-        ("MatMul", TensorProto.FLOAT, "fp32"),
-        ("MatMul", TensorProto.FLOAT16, "fp16"),
-        ("MatMul", TensorProto.BFLOAT16, "bf16"),
-        ("DequantizeLinear", TensorProto.INT8, "int8"),
-        ("QLinearConv", TensorProto.INT8, "int8"),
-        ("MatMulInteger", TensorProto.INT8, "int8_dynamic"),
-        ("DynamicQuantizeLSTM", TensorProto.INT8, "int8_dynamic"),
-        ("MatMulNBits", TensorProto.UINT8, "int4"),
-        ("DequantizeLinear", TensorProto.INT4, "int4"),
-    ],
-)
-def test_the_precision_of_a_file_shows_in_its_graph(operator: str, weight_type: int, expected: str) -> None:
-    weight = helper.make_tensor("w", weight_type, [1], [1])
-    graph = helper.make_graph([helper.make_node(operator, ["x", "w"], ["y"])], "g", [], [], [weight])
-    assert precision_of(Graph(helper.make_model(graph))) == expected
 
 
 def test_a_long_path_has_a_short_label() -> None:
