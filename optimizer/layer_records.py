@@ -70,7 +70,7 @@ def _reason(layer: Layer, chosen: Tried, fact: LayerFacts | None, found: str) ->
     if kept:
         return kept
     if found == "fp32" and chosen.trial.precision != "fp32":
-        return f"{layer.operator} has no {chosen.trial.precision} form here"
+        return f"not lowered: this {layer.operator} has no {chosen.trial.precision} form, or values that it cannot hold"
     return "as the source" if chosen.trial.precision == "fp32" else "inside the tolerance"
 
 

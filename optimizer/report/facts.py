@@ -39,23 +39,27 @@ def point_at(latency: Sequence[LatencyPoint], batch: int) -> LatencyPoint | None
 
 def mattering_batches(evidence: Evidence) -> tuple[int, ...]:
     """The batch sizes that single figures are about: the serving batch, or one row and eight."""
-    source = source_record(evidence)
-    measured = [point.batch for point in source.latency] if source else []
+    measured = _measured_batches(evidence)
     wanted = (evidence.serving_batch,) if evidence.serving_batch else _MATTERING_BATCHES
-    return tuple(batch for batch in measured if batch in wanted) or tuple(measured[:1])
+    return tuple(batch for batch in measured if batch in wanted) or measured[:1]
+
+
+def judged_batches(evidence: Evidence) -> tuple[int, ...]:
+    """The batch sizes that latency is chosen by: the serving batch, or all that were measured."""
+    return mattering_batches(evidence) if evidence.serving_batch else _measured_batches(evidence)
 
 
 def milliseconds(evidence: Evidence, record: CandidateRecord) -> float | None:
-    """Time of a run: the geometric mean over the batches that matter.
+    """Time of a run: the geometric mean over the batches that latency is chosen by.
 
     For a candidate that did not reach the final benchmark it is the source's, divided by how much faster it was
     beside the source in the search.
     """
-    own = _curve_mean(record.latency, mattering_batches(evidence))
+    own = _curve_mean(record.latency, judged_batches(evidence))
     if own is not None:
         return own
     source = source_record(evidence)
-    reference = _curve_mean(source.latency, mattering_batches(evidence)) if source else None
+    reference = _curve_mean(source.latency, judged_batches(evidence)) if source else None
     return reference / record.quick_speedup if reference and record.quick_speedup else None
 
 
@@ -122,6 +126,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or lost < front[-1][1]:
             front.append((time, lost))
     return front
+
+
+def _measured_batches(evidence: Evidence) -> tuple[int, ...]:
+    source = source_record(evidence)
+    return tuple(point.batch for point in source.latency) if source else ()
 
 
 def _curve_mean(latency: Sequence[LatencyPoint], batches: Sequence[int]) -> float | None:

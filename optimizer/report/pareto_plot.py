@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from enginehouse.evidence import CandidateRecord, Evidence
 from optimizer.evaluate.metrics import score_text
-from optimizer.report.facts import drop_limit, loss, mattering_batches, metric_name, milliseconds, pareto_front
+from optimizer.report.facts import drop_limit, judged_batches, loss, metric_name, milliseconds, pareto_front
 from optimizer.report.figures import number_text
 from optimizer.report.markup import Html, element
 from optimizer.report.scale import Scale, broken, linear, logarithmic
@@ -100,8 +100,8 @@ def _axes(evidence: Evidence, frame: _Frame) -> list[Html]:
         x = frame.x(tick)
         parts.append(element("line", x1=x, x2=x, y1=_TOP, y2=bottom, class_="grid"))
         parts.append(element("text", number_text(tick), x=x, y=bottom + 18, class_="tick middle"))
-    batches = mattering_batches(evidence)
-    about = f"batch {batches[0]}" if len(batches) == 1 else "mean of batch " + " and ".join(map(str, batches))
+    batches = judged_batches(evidence)
+    about = f"batch {batches[0]}" if len(batches) == 1 else f"geometric mean of batch {batches[0]} to {batches[-1]}"
     parts.append(element("text", f"latency, ms ({about})", x=right, y=frame.height - 8, class_="axis end"))
     lost = f"{metric_name(evidence)} drop" if metric_name(evidence) else "largest difference"
     parts.append(element("text", f"{lost}, less is higher", x=4, y=12, class_="axis"))

@@ -6,6 +6,7 @@ from enginehouse.evidence import CandidateRecord, Evidence
 from optimizer.report.facts import (
     chosen_record,
     drop_limit,
+    judged_batches,
     loss,
     mattering_batches,
     milliseconds,
@@ -29,6 +30,11 @@ def test_single_figures_are_about_the_serving_batch_or_one_and_eight(
     assert mattering_batches(evidence_with(serving_batch=3)) == (1,)
 
 
+def test_times_are_over_the_batches_that_the_choice_went_by(evidence: Evidence, evidence_with: EvidenceMaker) -> None:
+    assert judged_batches(evidence) == (8,)
+    assert judged_batches(evidence_with(serving_batch=None)) == (1, 2, 4, 8, 16, 32)
+
+
 def test_a_finalist_has_its_own_time_and_the_rest_the_share_they_showed(evidence: Evidence) -> None:
     assert milliseconds(evidence, named(evidence, "openvino bf16")) == pytest.approx(2.6)
     quick = evidence.candidates[0].model_copy(update={"name": "quick", "latency": (), "quick_speedup": 4.0})
@@ -40,7 +46,7 @@ def test_times_over_several_batches_are_their_geometric_mean(evidence_with: Evid
     evidence = evidence_with(serving_batch=None)
     source = source_record(evidence)
     assert source is not None
-    assert milliseconds(evidence, source) == pytest.approx((3 * 10) ** 0.5)
+    assert milliseconds(evidence, source) == pytest.approx((3 * 4 * 6 * 10 * 18 * 34) ** (1 / 6))
 
 
 def test_the_source_loses_nothing_and_others_their_drop_or_difference(evidence: Evidence) -> None:
