@@ -11,6 +11,7 @@ from onnx import NodeProto
 from enginehouse.evidence import EngineLayer
 from enginehouse.openvino_engine import OpenVinoEngine
 from enginehouse.tensor import Tensors
+from optimizer.build.origins import SILENT
 from optimizer.graph.graph import Graph
 from optimizer.trial import Hint
 
@@ -22,8 +23,6 @@ _MULTIPLYING = frozenset(("Convolution", "Deconvolution", "FullyConnected", "Mat
 _RECURRENT = ("RNNCell", "RNNSeq")
 _RECURRENT_NODES = frozenset(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"))
 _WEIGHTED_NODES = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
-# They move, mark or hold values; what is asked about is what computes.
-_SILENT = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ class _Names:
 
     def of(self, origins: Sequence[str]) -> Iterator[str]:
         found = (node for name in origins if (node := self._node(name)) is not None)
-        return (node.name for node in found if node.op_type not in _SILENT)
+        return (node.name for node in found if node.op_type not in SILENT)
 
     def unnamed(self, named: Collection[str]) -> Iterator[str]:
         """Nodes with weights that OpenVINO renamed as it folded what follows into them."""

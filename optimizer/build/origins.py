@@ -13,6 +13,7 @@ from functools import cached_property
 from onnx import NodeProto
 
 from optimizer.graph.graph import Graph
+from optimizer.graph.layers import LAYER_OPERATORS
 
 # What ONNX Runtime 1.31 puts before and behind a name that it makes from another.
 _AFFIXES = re.compile(
@@ -20,9 +21,8 @@ _AFFIXES = re.compile(
     r"|_q_to_dq|_pre_q|_QuantizeLinear_Output|_DequantizeLinear_Output)$"
 )
 # They move, mark or hold values; what is asked about is what computes.
-_SILENT = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"))
-_MOVING_KERNELS = frozenset(("ReorderInput", "ReorderOutput", *_SILENT))
-_MULTIPLYING = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
+SILENT = frozenset(("QuantizeLinear", "DequantizeLinear", "Cast", "Constant"))
+_MOVING_KERNELS = frozenset(("ReorderInput", "ReorderOutput", *SILENT))
 
 
 class Origins:
@@ -53,7 +53,7 @@ class Origins:
         self._hand_on(owners)
         regions: list[list[str]] = [[] for _ in kernels]
         for node in self._nodes:
-            if _first_output(node) in owners and node.name and node.op_type not in _SILENT:
+            if _first_output(node) in owners and node.name and node.op_type not in SILENT:
                 regions[owners[_first_output(node)]].append(node.name)
         return [tuple(names) for names in regions]
 
@@ -75,7 +75,7 @@ class Origins:
             if node is None or _first_output(node) in owners or _first_output(node) in found:
                 continue
             found.add(_first_output(node))
-            if node.op_type not in _MULTIPLYING or "Attention" in operator:
+            if node.op_type not in LAYER_OPERATORS or "Attention" in operator:
                 waiting += [name for name in node.input if name not in borders]
         return found
 

@@ -16,7 +16,7 @@ from optimizer.build.onnxruntime_profile import onnxruntime_layers
 from optimizer.build.open_artifact import Artifact
 from optimizer.build.openvino_profile import openvino_layers
 from optimizer.graph.graph import Graph, load_graph
-from optimizer.graph.layers import named_graph
+from optimizer.graph.layers import LAYER_OPERATORS, named_graph
 from optimizer.graph.shapes import infer_shapes, value_types
 from optimizer.trial import Hint, Precision
 
@@ -32,8 +32,7 @@ COMPUTING = frozenset(
         "Convolution", "Deconvolution", "FullyConnected", "RNNCell", "RNNSeq",
     )
 )  # fmt: skip
-# ONNX nodes that do, by which a layer of the engine is called.
-_MULTIPLYING = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
+# ONNX nodes that do, beside the layers of a float graph.
 _DYNAMIC = frozenset(("ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger"))
 
 _BITS = {"fp64": 64, "fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int8_dynamic": 8, "int4": 4}
@@ -119,7 +118,7 @@ def _asked(graph: Graph) -> dict[str, str]:
 
 
 def _is_asked(node: NodeProto) -> bool:
-    return node.op_type in _MULTIPLYING or node.op_type in _DYNAMIC or node.op_type == "MatMulNBits"
+    return node.op_type in LAYER_OPERATORS or node.op_type in _DYNAMIC or node.op_type == "MatMulNBits"
 
 
 def _asked_of(node: NodeProto, types: Mapping[str, int], dequantized: Mapping[str, NodeProto]) -> str:

@@ -24,7 +24,7 @@ class KeptOutputs:
     def append(self, outputs: Tensors) -> None:
         with self._path.open("ab") as file:
             for array in outputs.values():
-                np.lib.format.write_array(file, _storable(array), allow_pickle=False)
+                np.lib.format.write_array(file, storable(array), allow_pickle=False)
         self._names.append(tuple(outputs))
         self._is_bf16.append(tuple(array.dtype == _BF16 for array in outputs.values()))
 
@@ -39,12 +39,12 @@ class KeptOutputs:
                 }
 
 
-def _storable(array: Array) -> Array:
-    """Nothing that needs pickle: text in fixed width, and BF16, which the format does not know, as its bits."""
+def storable(array: Array) -> Array:
+    """Nothing that needs pickle: text in fixed width, and BF16, which numpy's format does not know, as raw bytes."""
     if array.dtype.hasobject:
         text = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
         return np.array(text, dtype=np.str_).reshape(array.shape)
-    return array.view(np.uint16) if array.dtype == _BF16 else array
+    return array.view("V2") if array.dtype == _BF16 else array
 
 
 def _restored(array: Array, is_bf16: bool) -> Array:

@@ -17,6 +17,7 @@ _WEIGHT_INPUTS = {
     "GRU": (1, 2),
     "RNN": (1, 2),
 }
+LAYER_OPERATORS = frozenset(_WEIGHT_INPUTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, defs, numpy_helper
 
 from enginehouse.dtype import Array
 from optimizer.graph.graph import Graph
+from optimizer.graph.layers import LAYER_OPERATORS
 from optimizer.graph.nodes import DEFAULT_DOMAINS, captured_values, constant_value
 from optimizer.graph.shapes import infer_shapes, value_types
 
@@ -22,8 +23,6 @@ MARGIN = 2.0
 # Rounding alone costs a tensor at most 5e-4 of its length; more was lost by values too small for FP16.
 LARGEST_WEIGHT_LOSS = 1e-3
 
-# What is worth its casts.
-COMPUTING = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"))
 # What computes element by element and stays near the size of what it is given; worth it between two of the above.
 _ELEMENTWISE = frozenset(
     (
@@ -114,7 +113,7 @@ def why_not(node: NodeProto, facts: FloatFacts) -> str:
 
 def _why_not_the_operator(node: NodeProto, facts: FloatFacts) -> str:
     name = facts.precision.upper()
-    if node.op_type not in COMPUTING | _ELEMENTWISE | PASSING_ON or node.domain not in DEFAULT_DOMAINS:
+    if node.op_type not in LAYER_OPERATORS | _ELEMENTWISE | PASSING_ON or node.domain not in DEFAULT_DOMAINS:
         return f"{node.op_type} is computed in FP32 by rule"
     schema = _schema(node, facts.graph)
     if schema is None or _ONNX_TYPE[facts.precision] not in _allowed_types(schema):
@@ -126,7 +125,7 @@ def _why_not_the_operator(node: NodeProto, facts: FloatFacts) -> str:
 
 def _is_quantized(node: NodeProto, facts: FloatFacts) -> bool:
     """A layer is quantized where its weights are, not where only what it reads is; anything else where it touches."""
-    deciding = node.input[1:2] if node.op_type in COMPUTING else node.input
+    deciding = node.input[1:2] if node.op_type in LAYER_OPERATORS else node.input
     return any(name in facts.dequantized for name in deciding)
 
 

@@ -13,9 +13,10 @@ from onnx import NodeProto, version_converter
 
 from optimizer.graph.declined import Declined
 from optimizer.graph.graph import INLINE_LIMIT_BYTES, Graph
+from optimizer.graph.layers import LAYER_OPERATORS
 from optimizer.graph.nodes import label
 from optimizer.lower.casting import with_casts
-from optimizer.lower.float_rules import COMPUTING, PASSING_ON, FloatFacts, HalfPrecision, operands, results, why_not
+from optimizer.lower.float_rules import PASSING_ON, FloatFacts, HalfPrecision, operands, results, why_not
 
 # The first in which every computing operator has a BF16 form, and the file format that goes with it.
 _BF16_OPSET = 22
@@ -87,8 +88,8 @@ def _choose(facts: FloatFacts, layers: Collection[str] | None) -> frozenset[int]
 
 def _is_wanted(node: NodeProto, layers: Collection[str] | None, facts: FloatFacts) -> bool:
     if layers is not None:
-        return node.op_type in COMPUTING and node.name in layers
-    return node.op_type in COMPUTING or (node.op_type == "Gather" and len(_dims(node.input[0], facts)) > 1)
+        return node.op_type in LAYER_OPERATORS and node.name in layers
+    return node.op_type in LAYER_OPERATORS or (node.op_type == "Gather" and len(_dims(node.input[0], facts)) > 1)
 
 
 def _dims(name: str, facts: FloatFacts) -> tuple[int, ...]:
@@ -97,7 +98,7 @@ def _dims(name: str, facts: FloatFacts) -> tuple[int, ...]:
 
 def _is_between(node: NodeProto, half: set[str], facts: FloatFacts) -> bool:
     """Whether every computed value that it takes is half already; a layer that was not named stays as it is."""
-    if node.op_type in COMPUTING and node.input[1] in facts.constants:
+    if node.op_type in LAYER_OPERATORS and node.input[1] in facts.constants:
         return False
     taken = [name for _, name in operands(node, facts) if name not in facts.constants]
     return bool(taken) and half.issuperset(taken)

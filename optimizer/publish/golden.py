@@ -24,6 +24,7 @@ from enginehouse.errors import VerifyFailed
 from enginehouse.evidence import GOLDEN_FILE, Closeness, Golden, GoldenTolerance
 from enginehouse.tensor import Tensors
 from optimizer.evaluate.distance import absolute_difference, largest_value
+from optimizer.evaluate.kept_outputs import storable
 
 GOLDEN_ROWS = 16
 _RTOL = 1e-4
@@ -78,7 +79,7 @@ class GoldenSamples:
     def save(self, folder: Path, synthetic: bool) -> Golden:
         """Write `golden.npz`; `synthetic` says that the samples are seeded rows, not the user's."""
         arrays = {
-            **{f"input/{name}": _storable(array) for name, array in self._feeds.items()},
+            **{f"input/{name}": storable(array) for name, array in self._feeds.items()},
             **{f"original/{name}": _comparable(array) for name, array in self._expected.items()},
             **{
                 f"built/{file}/{name}": _comparable(array)
@@ -103,17 +104,9 @@ def _refuse_infinite(file: str, largest: Mapping[str, float]) -> None:
             )
 
 
-def _storable(array: Array) -> Array:
-    """Nothing that needs pickle: text becomes fixed-width, and BF16, which the format does not know, its raw bytes."""
-    if array.dtype.hasobject:
-        text = [item.decode() if isinstance(item, bytes) else str(item) for item in array.ravel().tolist()]
-        return np.array(text, dtype=np.str_).reshape(array.shape)
-    return array.view("V2") if array.dtype == ml_dtypes.bfloat16 else array
-
-
 def _comparable(array: Array) -> Array:
     """Outputs are only compared, so BF16 may become FP32, which holds all of its values."""
-    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else _storable(array)
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else storable(array)
 
 
 def _rows(feeds: Tensors) -> int:

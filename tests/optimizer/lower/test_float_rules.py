@@ -6,7 +6,8 @@ from onnx import NodeProto, TensorProto, defs, helper
 
 from enginehouse.dtype import Array
 from optimizer.graph.graph import Graph
-from optimizer.lower.float_rules import COMPUTING, PASSING_ON, FloatFacts, HalfPrecision, operands, results, why_not
+from optimizer.graph.layers import LAYER_OPERATORS
+from optimizer.lower.float_rules import PASSING_ON, FloatFacts, HalfPrecision, operands, results, why_not
 from tests.optimizer.lower.conftest import Ranges, make_graph, random_array
 
 WIDE: Ranges = {"x": (-1.0, 1.0), "y": (-1.0, 1.0)}
@@ -52,7 +53,7 @@ def test_a_foreign_operator_of_a_known_name_stays_fp32() -> None:
 
 
 def test_every_operator_of_the_rules_is_one_of_onnx_that_has_both_precisions() -> None:
-    for operator in COMPUTING | PASSING_ON:
+    for operator in LAYER_OPERATORS | PASSING_ON:
         schema = defs.get_schema(operator, 22)
         allowed = {kind for entry in schema.type_constraints for kind in entry.allowed_type_strs}
         assert {"tensor(float16)", "tensor(bfloat16)"} <= allowed, operator
