@@ -39,10 +39,6 @@ class Target:
         return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(self.isa))
 
     @property
-    def has_amx(self) -> bool:
-        return "amx_int8" in self.isa
-
-    @property
     def is_gpu(self) -> bool:
         """Whether a GPU was asked for; a host that has one is a CPU all the same."""
         return not self.is_host and self.compute_capability is not None

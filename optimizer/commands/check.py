@@ -86,7 +86,7 @@ def _table(nodes: tuple[UnsupportedNode, ...]) -> Table:
 
 
 def _summary(model: Path, engine: str, nodes: tuple[UnsupportedNode, ...], graph: Graph) -> Text:
-    title = LIBRARIES[engine].title if engine in LIBRARIES else engine  # type: ignore[index]
+    title = next((library.title for name, library in LIBRARIES.items() if name == engine), engine)
     if not nodes:
         return Text(f"{title} takes every one of the {graph.node_count} nodes of {model.name}.")
     return Text(f"{title} cannot take {model.name}: {len(nodes)} of its {graph.node_count} nodes or tensors.")

@@ -62,7 +62,7 @@ def _function(name: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as problem:
         raise InvalidInput(f"metric file {file} cannot be imported: {type(problem).__name__}: {problem}") from problem
-    found = getattr(module, function, None)
+    found: object = getattr(module, function, None)
     if not callable(found):
         raise InvalidInput(f"metric file {file} has no function '{function}'; expected path.py:function.")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -32,6 +32,22 @@ from enginehouse.hardware import Hardware
 BATCHES = (1, 2, 4, 8, 16, 32)
 ROWS = 1200
 EvidenceMaker = Callable[..., Evidence]
+REPAIRS = (
+    RepairRecord(name="equalization", drop_before=0.031, drop_after=0.0224, detail="41 pairs of layers"),
+    RepairRecord(
+        name="bias_correction", drop_before=0.0224, drop_after=0.0058, detail="53 layers, mean 0.02 -> 0.0004"
+    ),
+)
+CALIBRATION = CalibrationRecord(
+    split="calibration",
+    rows=512,
+    rows_available=2000,
+    has_converged=True,
+    is_random=False,
+    calibrators={"minmax": 41, "entropy": 12},
+    ranges={f"relu_{number}": (0.0, 1.0 + number % 7) for number in range(53)} | {"add": (-3.1, 2.7)},
+    warnings=("class 7 of 10 is in calibration and not in validation",),
+)
 
 
 def curve(factor: float) -> tuple[LatencyPoint, ...]:
@@ -197,22 +213,8 @@ def make_evidence(trials: int = 5, layer_count: int = 24, **fields: Any) -> Evid
         ),
         "golden": Golden(rows=16, synthetic=False),
         "layers": layers(layer_count),
-        "repairs": (
-            RepairRecord(name="equalization", drop_before=0.031, drop_after=0.0224, detail="41 pairs of layers"),
-            RepairRecord(
-                name="bias_correction", drop_before=0.0224, drop_after=0.0058, detail="53 layers, mean 0.02 -> 0.0004"
-            ),
-        ),
-        "calibration": CalibrationRecord(
-            split="calibration",
-            rows=512,
-            rows_available=2000,
-            has_converged=True,
-            is_random=False,
-            calibrators={"minmax": 41, "entropy": 12},
-            ranges={f"relu_{number}": (0.0, 1.0 + number % 7) for number in range(53)} | {"add": (-3.1, 2.7)},
-            warnings=("class 7 of 10 is in calibration and not in validation",),
-        ),
+        "repairs": REPAIRS,
+        "calibration": CALIBRATION,
         "worst": WorstSample(
             row=417,
             output="scores",
