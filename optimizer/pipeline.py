@@ -12,7 +12,7 @@ from pathlib import Path
 
 from enginehouse.evidence import CandidateRecord, Evidence, PassRecord
 from enginehouse.hardware import threads_per_instance
-from enginehouse.onnxruntime_engine import CPU_PROVIDER
+from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.tensor import Tensors
 from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.data.feeds import Batch
@@ -45,7 +45,6 @@ from optimizer.version_files import publish_version
 _VERIFY_ROWS = 32
 _REWRITE_ROWS = (8, 1)
 _SAMPLE_ROWS, _SAMPLE_BATCH = 64, 8
-CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +123,8 @@ def _save_source(plan: Plan, workdir: Path) -> Artifact:
 
 
 def _provider(plan: Plan) -> str:
-    """The graphics card is measured on where it is the target and is here."""
-    target = plan.recipe.machine
-    return CUDA_PROVIDER if target.is_gpu and target.is_host else CPU_PROVIDER
+    """ONNX Runtime runs on the GPU where one is the target and is here."""
+    return CUDA_PROVIDER if plan.recipe.machine.is_gpu and plan.recipe.is_timed else CPU_PROVIDER
 
 
 def _runner(plan: Plan, rewritten: Graph, source: Artifact, workdir: Path, steps: Steps) -> TrialRunner:
@@ -140,7 +138,7 @@ def _runner(plan: Plan, rewritten: Graph, source: Artifact, workdir: Path, steps
         step.note = f"the original answered {reference.rows} rows"
     machine = recipe.machine
     may_saturate = not (machine.has_vnni or machine.is_arm or machine.is_gpu)
-    bench = Bench(engine, feeds, threads, source.provider, machine.is_host, may_saturate, recipe.seed)
+    bench = Bench(engine, feeds, threads, source.provider, recipe.is_timed, may_saturate, recipe.seed)
     workshop = Workshop(rewritten, _calibration_rows(plan), workdir, cache.states)
     return TrialRunner(workshop, reference, bench, cache, trial_context(plan, rewritten), precision_of(rewritten))
 
@@ -219,7 +217,7 @@ def _choose(plan: Plan, records: Sequence[CandidateRecord], finalists: Finalists
     measured = with_measurements(records, finalists, recipe.objective, batches)
     if replay is not None:
         return replay.choice(measured)
-    rule = Rule(recipe.objective, recipe.precision, recipe.engine, recipe.machine.is_host, recipe.serving_batch)
+    rule = Rule(recipe.objective, recipe.precision, recipe.engine, recipe.is_timed, recipe.serving_batch)
     return choose(measured, rule)
 
 

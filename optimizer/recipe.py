@@ -60,7 +60,7 @@ class Recipe(BaseModel):
     batch_axis: Literal["found", "open"] = "found"
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "int4"] = "auto"
-    engine: Literal["auto"] | EngineName = "auto"
+    engine: Literal["auto", EngineName] = "auto"
     objective: Objective = "latency"
     serving_batch: int | None = Field(default=None, ge=1)
     budget: str | None = None
@@ -118,13 +118,23 @@ class Recipe(BaseModel):
     def machine(self) -> Target:
         return target_from_name(self.target)
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether times that are taken here mean anything: on the target itself, and not for plans, built afterwards."""
+        return self.machine.is_host and not self.engine.startswith("tensorrt")
+
 
 def recipe_from_options(**options: Any) -> Recipe:
     """Check options; raises `InvalidInput` naming the first that is wrong, what it is and what is expected."""
     try:
         return Recipe(**options)
+    except InvalidInput as problem:
+        # A validator's own: it begins with the name of its option.
+        raise InvalidInput(f"--{problem}") from problem
     except ValidationError as problem:
         first = problem.errors()[0]
         text = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         name = str(first["loc"][0]).replace("_", "-")
+        if first["type"] == "missing":
+            raise InvalidInput(f"--{name} is missing.") from problem
         raise InvalidInput(f"--{name} is {str(first['input'])!r}: {text[0].lower()}{text[1:]}.") from problem

@@ -40,8 +40,8 @@ class Target:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether a GPU was asked for; a host that has one is a CPU all the same."""
-        return not self.is_host and self.compute_capability is not None
+        """Whether a GPU was asked for; `host` is a CPU, also where there is a GPU."""
+        return self.name.startswith("sm_")
 
     @property
     def is_arm(self) -> bool:
@@ -61,5 +61,6 @@ def target_from_name(name: str) -> Target:
         return Target(name, _CPUS[name], None, is_host=False)
     if name in TARGET_NAMES:
         digits = name.removeprefix("sm_")
-        return Target(name, (), f"{digits[:-1]}.{digits[-1]}", is_host=False)
+        capability = f"{digits[:-1]}.{digits[-1]}"
+        return Target(name, (), capability, is_host=capability == this_hardware().compute_capability)
     raise InvalidInput(f"target is '{name}'; expected one of {', '.join(TARGET_NAMES)}.")

@@ -64,7 +64,7 @@ def choose(candidates: Sequence[CandidateRecord], rule: Rule) -> Choice:
     accepted = [record for record in accepted_candidates(candidates) if judge.is_wanted(record)]
     better = [record for record in accepted if judge.is_clearly_better(record)]
     if not better:
-        if rule.precision != "auto" or rule.engine not in ("auto", PORTABLE):
+        if judge.is_by_name:
             raise VerifyFailed(judge.why_nothing(accepted))
         return _keep_source(candidates, accepted, judge)
     portable = _nearest_of_the_best([record for record in better if record.engine == PORTABLE], judge)
@@ -73,7 +73,7 @@ def choose(candidates: Sequence[CandidateRecord], rule: Rule) -> Choice:
     if best is None or (portable is not None and judge.gain(best) <= OTHER_ENGINE_GAIN * judge.gain(portable)):
         best = portable
     assert best is not None
-    top = max(better, key=judge.gain)
+    top = max((record for record in better if record.engine == best.engine or not judge.is_by_name), key=judge.gain)
     verdicts = tuple(_with_verdict(record, best, top, judge) for record in candidates)
     return Choice(best.name, portable.name if portable else SOURCE, judge.reason(best, top), verdicts)
 
@@ -103,18 +103,22 @@ class _Judge:
 
     def is_wanted(self, record: CandidateRecord) -> bool:
         """Whether it is a finalist of the precision and engine that were asked for."""
+        return self.is_asked_for(record) and (not self._is_by_speed or record.speedup is not None)
+
+    def is_asked_for(self, record: CandidateRecord) -> bool:
+        """By precision and engine; the graph as it was is what `fp32` means, whatever float its source has."""
         wanted = _FORCED.get(self._rule.precision, (self._rule.precision,))
-        return (
-            (self._rule.precision == "auto" or record.precision in wanted)
-            and (self._rule.engine == "auto" or record.engine == self._rule.engine)
-            and (not self._is_by_speed or record.speedup is not None)
-        )
+        precision = record.trial.get("precision", record.precision)
+        is_precision = self._rule.precision == "auto" or precision in wanted
+        return is_precision and self._rule.engine in ("auto", record.engine)
 
     def is_clearly_better(self, record: CandidateRecord) -> bool:
         """Clearly better than the source, slower at no batch size; what was asked for need only not be worse."""
-        if self._rule.precision != "auto" and self._is_by_speed:
+        if self.slower_at(record):
+            return False
+        if self.is_by_name and self._is_by_speed:
             return self.gain(record) >= 1 / LEAST_GAIN
-        return self.bound(record) > LEAST_GAIN and not self.slower_at(record)
+        return self.bound(record) > LEAST_GAIN
 
     def slower_at(self, record: CandidateRecord) -> tuple[int, ...]:
         """The batch sizes that matter at which it is slower than the source, by more than noise."""
@@ -155,13 +159,17 @@ class _Judge:
         asked = " ".join(word for word in (self._rule.engine, self._rule.precision) if word != "auto")
         if accepted:
             best = max(accepted, key=self.gain)
-            found = f"{best.name} is {self.text(best)}: worse than the source"
+            found = f"{best.name}: {self.why_not(best)}"
         else:
-            tried = [record for record in self._candidates if self._was_asked_for(record)]
+            tried = [record for record in self._candidates if record.name != SOURCE and self.is_asked_for(record)]
             found = (
                 "; ".join(f"{record.name}: {record.reason}" for record in tried[:3]) or "no such engine can be tried"
             )
         return f"{asked} was asked for and cannot be published: {found}. Leave the choice to --precision auto."
+
+    @property
+    def is_by_name(self) -> bool:
+        return self._rule.precision != "auto" or self._rule.engine not in ("auto", PORTABLE)
 
     @property
     def _is_by_speed(self) -> bool:
@@ -171,17 +179,20 @@ class _Judge:
     def _best_word(self) -> str:
         return "fastest" if self._is_by_speed else "smallest"
 
-    def _was_asked_for(self, record: CandidateRecord) -> bool:
-        wanted = _FORCED.get(self._rule.precision, (self._rule.precision,))
-        return record.name != SOURCE and (self._rule.precision == "auto" or record.precision in wanted)
-
-    def verdict(self, record: CandidateRecord, best: CandidateRecord) -> str:
+    def why_not(self, record: CandidateRecord) -> str:
+        """Say what an accepted candidate lacks beside the source."""
         if record.speedup is None and self._is_by_speed:
-            return f"{best.name} is better: {record.quick_speedup or 0:.2f}x in the search"
+            return f"no finalist: {record.quick_speedup or 0:.2f}x in the search"
         if slower := self.slower_at(record):
             return f"slower than the source at batch {slower[0]}: {self.text(record)}"
-        if not self.is_clearly_better(record):
-            return f"not clearly better: {self.text(record)}"
+        return f"not clearly better: {self.text(record)}"
+
+    def verdict(self, record: CandidateRecord, best: CandidateRecord) -> str:
+        """Say why an accepted candidate is not the one that was chosen."""
+        if self.is_by_name and not self.is_asked_for(record):
+            return f"another engine was asked for: {self.text(record)}"
+        if not self.is_wanted(record) or not self.is_clearly_better(record):
+            return self.why_not(record)
         if self.gain(record) * LEAST_GAIN < self.gain(best):
             return f"{best.name} is better: {self.text(record)}"
         return f"{best.name} is as good, and nearer: {self.text(record)}"
@@ -190,10 +201,12 @@ class _Judge:
 def _keep_source(candidates: Sequence[CandidateRecord], accepted: Sequence[CandidateRecord], judge: _Judge) -> Choice:
     best = max(accepted, key=judge.gain)
     reason = f"the original: nothing is clearly better (best is {best.name}, {judge.text(best)})"
+    if judge.slower_at(best):
+        reason = f"the original: nothing is better at every batch size (best is {best.name}, {judge.why_not(best)})"
     verdicts = tuple(
         record.model_copy(update={"verdict": "chosen", "reason": "the original: nothing is clearly better"})
         if record.name == SOURCE
-        else record.model_copy(update={"reason": f"not clearly better: {judge.text(record)}"})
+        else record.model_copy(update={"reason": judge.why_not(record)})
         if record.verdict == "accepted"
         else record
         for record in candidates
@@ -214,8 +227,8 @@ def _with_verdict(
     record: CandidateRecord, best: CandidateRecord, top: CandidateRecord, judge: _Judge
 ) -> CandidateRecord:
     if record is best:
-        title = "best" if best is top else "as good, and nearest"
-        return record.model_copy(update={"verdict": "chosen", "reason": f"{title}: {judge.text(record)}"})
+        title = "" if best is top else "as good, and nearest: "
+        return record.model_copy(update={"verdict": "chosen", "reason": f"{title}{judge.text(record)}"})
     if record.name == SOURCE or record.verdict != "accepted":
         return record
     return record.model_copy(update={"reason": judge.verdict(record, best)})

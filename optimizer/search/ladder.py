@@ -1,4 +1,4 @@
-"""Repair before surrender: rungs that cost no speed, climbed only as far as the tolerance needs.
+"""Repair before surrender: rungs that cost little or no speed, climbed only as far as the tolerance needs.
 
 A rung that does not lower the drop is left out of the next ones.
 """

@@ -41,11 +41,12 @@ def without_slow_layers(
 
 def _shortest_beginning(runner: RunsTrials, trial: Trial, order: Sequence[str], budget: Budget) -> Tried | None:
     """Double until accepted, then bisect between the last two."""
+    most = len(order) - 1  # with all of them back in float nothing would be lowered
     refused, count, found = 0, 1, None
-    while not budget.is_spent:
-        count = min(count, len(order))
+    while most > 0 and not budget.is_spent:
+        count = min(count, most)
         found = runner.run(_reverted(trial, order[:count]), "layers")
-        if found.is_accepted or count == len(order):
+        if found.is_accepted or count == most:
             break
         refused, count = count, 2 * count
     if found is None or not found.is_accepted:

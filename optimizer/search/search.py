@@ -82,7 +82,7 @@ def _is_whole_or_nothing(trial: Trial) -> bool:
 
 def value_of(recipe: Recipe) -> Value:
     """What the search climbs: speed beside the source, or smallness where that is asked for or all that is known."""
-    if recipe.objective in ("size", "memory") or not recipe.machine.is_host:
+    if recipe.objective in ("size", "memory") or not recipe.is_timed:
         return lambda tried: 1.0 / (tried.record.size_bytes or float("inf"))
     return lambda tried: tried.speed
 

@@ -50,3 +50,11 @@ def test_vnni_without_avx512_counts() -> None:
 def test_an_unknown_target_is_refused_with_those_that_are_known(name: str) -> None:
     with pytest.raises(InvalidInput, match=rf"target is '{name}'; expected one of host, avx2, .*sm_121\."):
         target_from_name(name)
+
+
+def test_a_gpu_that_is_here_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = this_hardware().model_copy(update={"compute_capability": "9.0"})
+    monkeypatch.setattr(module, "this_hardware", lambda: here)
+    assert target_from_name("sm_90").is_host
+    assert target_from_name("sm_90").is_gpu
+    assert not target_from_name("sm_89").is_host

@@ -103,3 +103,12 @@ def test_a_layer_that_got_slower_goes_back_to_float(
     runner = ruled_runner(_rule({}, saved))
     found = without_slow_layers(runner, runner.run(START, "recipe"), _facts({}, saved), _speed, LONG)
     assert found.trial.layers == reverted
+
+
+def test_not_all_layers_go_back_because_then_nothing_would_be_lowered(ruled_runner: Callable[..., Any]) -> None:
+    """Only a graph without any lowered layer would be accepted, and that is another trial's engine."""
+    harm = dict.fromkeys(NAMES, 0.5)
+    runner = ruled_runner(_rule(harm))
+    start = runner.run(START, "recipe")
+    assert revert_until_accepted(runner, start, _facts(harm), _speed, LONG) is start
+    assert max(len(one.trial.layers) for one in runner.tried) == len(NAMES) - 1
