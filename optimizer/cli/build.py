@@ -1,6 +1,7 @@
 """`python -m optimizer build`: every option of a build, and what it prints."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,7 @@ _BatchVariance = Annotated[
 
 
 def build(
+    context: typer.Context,
     model: Annotated[
         Path | None, typer.Argument(help="The trained model: an ONNX file or a PyTorch program (.pt2).")
     ] = None,
@@ -87,23 +89,34 @@ def build(
 ) -> None:
     """Search for the fastest engine that is still right, prove it, and publish it."""
     options = dict(locals())
-    for name_of_flag in ("no_cache", "replay", "dry_run"):
-        del options[name_of_flag]
+    for no_option_of_a_recipe in ("context", "no_cache", "replay", "dry_run"):
+        del options[no_option_of_a_recipe]
     with faults_as_one_sentence():
-        _run_build(options, replay, no_cache, dry_run)
+        _run_build(options, _given(context), replay, no_cache, dry_run)
 
 
-def _run_build(options: dict[str, Any], replay_path: Path | None, no_cache: bool, dry_run: bool) -> None:
-    from optimizer.replay import read_replay
+def _given(context: typer.Context) -> list[str]:
+    """The names of what the user wrote, as against defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _run_build(
+    options: dict[str, Any], given: Sequence[str], replay_path: Path | None, no_cache: bool, dry_run: bool
+) -> None:
+    from optimizer.replay import check_given, read_replay
     from optimizer.search.trial_cache import default_root
 
-    replay = read_replay(replay_path) if replay_path is not None else None
+    replay = None
+    if replay_path is not None:
+        check_given(given)
+        replay = read_replay(replay_path)
     if not no_cache:
         options["cache"] = options["cache"] or default_root()
     elif options["cache"] is not None:
         raise InvalidInput("--cache and --no-cache are both given. Leave one out.")
     if replay is not None:
-        options = replay.options(options)
+        options = replay.options({name: options[name] for name in options if name in given or name == "cache"})
     for required in ("model", "name"):
         if options[required] is None:
             raise InvalidInput(f"no {required} is given. `python -m optimizer build MODEL --name NAME` needs both.")

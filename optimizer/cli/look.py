@@ -12,7 +12,7 @@ Data = Annotated[str | None, typer.Option(help="Rows to run: as for a build. Def
 Metric = Annotated[str | None, typer.Option(help="As for a build.")]
 Seconds = Annotated[float, typer.Option(help="To measure each batch size.", min=0.001)]
 Seed = Annotated[int, typer.Option(help="Of made-up rows and of the order of measuring.")]
-_MODEL = "An ONNX file, a version directory, or NAME[/VERSION]."
+_MODEL = "An ONNX file, a version directory, NAME or NAME/VERSION."
 
 
 def inspect(file: Annotated[Path, typer.Argument(help="The model to look at.")]) -> None:
@@ -38,7 +38,7 @@ def check(
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="A version or model directory, or NAME[/VERSION].")],
+    model: Annotated[str, typer.Argument(help="A version or model directory, NAME or NAME/VERSION.")],
     repository: Repository = Path("model_repo"),
 ) -> None:
     """Say what each engine of a version would do on this machine, and why."""

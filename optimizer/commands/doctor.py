@@ -71,6 +71,7 @@ def version_directory(model: str, repository: Path) -> Path:
     else:
         name, _, version = model.partition("/")
     served = Repository(repository)
+    check_in_service(served, name)
     if version:
         if not version.isdecimal():
             raise NotFound(f"'{model}' is neither a directory nor a model and a version, such as {name}/1.")
@@ -79,6 +80,28 @@ def version_directory(model: str, repository: Path) -> Path:
     if not versions:
         raise NotFound(f"model '{name}' has no version in {repository}. Build one with `python -m optimizer build`.")
     return served.version_directory(name, versions[-1])
+
+
+def check_in_service(repository: Repository, name: str) -> None:
+    """Raise `NotFound` for a model that is not there, naming those that are, or whose versions were all withdrawn."""
+    names = repository.model_names()
+    if name in names:
+        return
+    withdrawn = withdrawn_versions(repository, name)
+    if withdrawn:
+        raise NotFound(
+            f"all versions of model '{name}' in {repository.root} are withdrawn ({', '.join(map(str, withdrawn))}). "
+            f"`withdraw {name} {withdrawn[-1]} --undo` brings {withdrawn[-1]} back."
+        )
+    raise NotFound(f"model '{name}' is not in {repository.root}; it holds {', '.join(names) or 'no model'}.")
+
+
+def withdrawn_versions(repository: Repository, name: str) -> list[int]:
+    """The numbers of a model's withdrawn versions; none for a model that is not there."""
+    try:
+        return repository.withdrawn_versions(name)
+    except (NotFound, OSError):
+        return []
 
 
 def _verdicts(evidence: Evidence, machine: Hardware, installed: InstalledVersion) -> dict[str, tuple[str, str]]:

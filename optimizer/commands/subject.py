@@ -12,6 +12,7 @@ from enginehouse.evidence import EngineRecord, Evidence, read_evidence
 from enginehouse.hardware import this_hardware, threads_per_instance
 from enginehouse.onnxruntime_engine import CPU_PROVIDER
 from enginehouse.open_engine import open_engine
+from enginehouse.repository import check_digests, check_file_digests, files_of_engine
 from optimizer.commands.doctor import version_directory
 from optimizer.graph.graph import Graph, load_graph
 from optimizer.graph.precision import lowest_precision_of
@@ -71,6 +72,7 @@ def find_subject(text: str, repository: Path, workdir: Path) -> Subject:
         InvalidInput: a file of no known kind.
         NotFound: nothing there, nor in the repository.
         NotSupported: a version without an engine that can run here.
+        CorruptVersion: files of a version that are not what was published.
     """
     path = Path(text)
     if path.is_file():
@@ -81,6 +83,7 @@ def find_subject(text: str, repository: Path, workdir: Path) -> Subject:
     evidence = read_evidence(directory)
     if evidence is None:
         return _plain(text, _only_engine(directory))
+    check_digests(directory, evidence)
     return _published(text, directory, choose_engine(evidence, this_hardware()).record)
 
 
@@ -110,7 +113,8 @@ def check_same_interface(subjects: Sequence[Subject], engines: Sequence[Engine])
 def _from_file(text: str, path: Path, workdir: Path) -> Subject:
     evidence = read_evidence(path.parent)
     record = _record_of(evidence, path.name) if evidence is not None else None
-    if record is not None:
+    if evidence is not None and record is not None:
+        check_file_digests(path.parent, evidence, files_of_engine(evidence, record))
         return _published(text, path.parent, record)
     if path.suffix.lower() == _ONNX:
         return _plain(text, path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from enginehouse.repository import Repository
+from optimizer.commands.doctor import check_in_service, withdrawn_versions
 from optimizer.publish.withdrawal import restore, roll_back, withdraw
 
 
@@ -13,6 +14,9 @@ def withdraw_version(repository: Path, name: str, version: int, undo: bool = Fal
         NotFound: there is no such model, or no such version in the state it should be in.
         AlreadyExists: something lies where it would go.
     """
+    served = Repository(repository)
+    if not undo or not withdrawn_versions(served, name):
+        check_in_service(served, name)
     if undo:
         place = restore(repository, name, version)
         return f"version {version} of '{name}' is back in {place}. {_state(repository, name)}"
@@ -27,6 +31,7 @@ def roll_back_model(repository: Path, name: str) -> str:
         NotFound: no such model.
         InvalidInput: it has only one version.
     """
+    check_in_service(Repository(repository), name)
     gone, newest = roll_back(repository, name)
     undo = f"`withdraw {name} {gone} --undo` brings {gone} back."
     return f"version {gone} of '{name}' is withdrawn, version {newest} is the newest. {_state(repository, name)} {undo}"

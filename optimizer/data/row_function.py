@@ -23,7 +23,8 @@ def write_rows(argument: str, inputs: Sequence[TensorSpec], batch_axis_open: boo
     """Call the function and write what it yields into `folder`, as numbered `.npz` files.
 
     Raises:
-        InvalidInput: no such file or function, or the function failed; its own last words are quoted.
+        InvalidInput: no such file or function, or the function failed (its own last words are quoted), or it yielded
+            nothing.
     """
     file, _, function = argument.rpartition(":")
     if not Path(file).is_file():
@@ -45,3 +46,5 @@ def write_rows(argument: str, inputs: Sequence[TensorSpec], batch_axis_open: boo
             raise
     if process.returncode:
         raise InvalidInput(f"the data function {argument} failed: {last or f'exit status {process.returncode}'}")
+    if next(folder.iterdir(), None) is None:
+        raise InvalidInput(f"the function {argument} yielded no rows; at least one is expected.")

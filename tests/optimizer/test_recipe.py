@@ -32,18 +32,18 @@ def test_it_is_json() -> None:
     [
         ({"name": "../a"}, "--name is '../a': expected letters, digits"),
         ({"name": ".hidden"}, "--name is '.hidden'"),
-        ({"metric": "accuracy"}, "metric"),
+        ({"metric": "accuracy"}, "--metric is 'accuracy'; expected one of top1"),
         ({"precision": "int3"}, "--precision is 'int3': expected 'auto', 'fp32'"),
-        ({"engine": "triton"}, "--engine is 'triton': expected 'auto'"),
+        ({"engine": "triton"}, "--engine is 'triton': expected 'auto', 'onnxruntime', 'openvino', 'tensorrt' or"),
         ({"objective": "fun"}, "--objective is 'fun': expected 'latency'"),
         ({"budget": "10"}, "--budget is '10': expected a number with a unit: 90s, 10m or 2h"),
-        ({"target": "sm_12"}, "target is 'sm_12'; expected one of host"),
+        ({"target": "sm_12"}, "--target is 'sm_12'; expected one of host"),
         ({"serving_batch": 0}, "--serving-batch is '0'"),
         ({"golden": "none"}, "--golden is 'none'"),
         ({"max_batch_size": 0}, "--max-batch-size is '0'"),
         ({"benchmark_seconds": -1.0}, "--benchmark-seconds is '-1.0'"),
         ({"seed": -1}, "--seed is '-1'"),
-        ({"max_drop": "much"}, "max-drop is 'much'; expected a percent"),
+        ({"max_drop": "much"}, "--max-drop is 'much'; expected a percent"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_is_expected(option: dict[str, Any], message: str) -> None:

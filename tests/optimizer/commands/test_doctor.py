@@ -102,6 +102,26 @@ def test_a_model_is_named_by_its_version_its_directory_or_its_name(tmp_path: Pat
     assert version_directory("m", tmp_path).name == "1"
 
 
+def test_an_unknown_model_is_told_what_the_repository_holds(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        version_directory("nobody", tmp_path)
+    assert str(caught.value) == f"model 'nobody' is not in {tmp_path}; it holds no model."
+    publish(tmp_path, name="a")
+    publish(tmp_path, name="b")
+    for model in ("nobody", "nobody/1"):
+        with pytest.raises(NotFound) as caught:
+            version_directory(model, tmp_path)
+        assert str(caught.value) == f"model '{model.removesuffix('/1')}' is not in {tmp_path}; it holds a, b."
+
+
+def test_a_model_whose_versions_are_all_withdrawn_is_told_how_to_bring_one_back(tmp_path: Path) -> None:
+    for version in (1, 2):
+        publish(tmp_path, version).rename(tmp_path / "m" / f"withdrawn.{version}")
+    for model in ("m", "m/1", str(tmp_path / "m")):
+        with pytest.raises(NotFound, match=r"withdrawn \(1, 2\)\. `withdraw m 2 --undo` brings 2 back"):
+            version_directory(model, tmp_path)
+
+
 def test_what_is_not_there_or_not_ours_is_refused(tmp_path: Path) -> None:
     directory = publish(tmp_path)
     for model, message in (

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from enginehouse.errors import InvalidInput, NotFound
+from enginehouse.errors import CorruptVersion, InvalidInput, NotFound
 from optimizer.commands.subject import Subject, check_same_interface, find_subject, opened
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish
@@ -48,6 +48,15 @@ def test_a_file_of_a_version_stands_for_itself_and_opens_as_its_evidence_says(tm
     directory = publish(tmp_path, chosen=3.0, fallback=9.0, variants=[(VARIANT, 7.0)])
     assert factor(find_subject(str(directory / "fallback.onnx"), tmp_path, tmp_path)) == 9.0
     assert find_subject(str(directory / "model.openvino.onnx"), tmp_path, tmp_path).platform == "openvino"
+
+
+def test_a_version_whose_files_were_changed_is_refused(tmp_path: Path) -> None:
+    directory = publish(tmp_path, chosen=3.0, fallback=9.0)
+    onnx.save(make_scale_model(4.0), directory / "model.onnx")
+    for text in ("m", "m/1", str(directory), str(directory / "model.onnx")):
+        with pytest.raises(CorruptVersion, match=r"model\.onnx has SHA-256"):
+            find_subject(text, tmp_path, tmp_path)
+    assert factor(find_subject(str(directory / "fallback.onnx"), tmp_path, tmp_path)) == 9.0
 
 
 def test_a_version_of_another_tool_is_its_model_file(tmp_path: Path) -> None:

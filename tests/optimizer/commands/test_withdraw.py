@@ -40,3 +40,23 @@ def test_rolling_back_says_what_is_newest_now_and_how_to_undo_it(repository: Pat
         roll_back_model(repository, "m")
     with pytest.raises(NotFound):
         roll_back_model(repository, "nobody")
+
+
+def test_an_unknown_model_is_told_what_the_repository_holds(repository: Path) -> None:
+    told = rf"^model 'nobody' is not in {repository}; it holds m\.$"
+    for undo in (False, True):
+        with pytest.raises(NotFound, match=told):
+            withdraw_version(repository, "nobody", 1, undo)
+    with pytest.raises(NotFound, match=told):
+        roll_back_model(repository, "nobody")
+
+
+def test_a_model_that_is_all_withdrawn_is_told_how_to_bring_it_back(repository: Path) -> None:
+    for version in (1, 2):
+        withdraw_version(repository, "m", version)
+    with pytest.raises(NotFound, match=r"are withdrawn .* `withdraw m 2 --undo` brings 2 back"):
+        withdraw_version(repository, "m", 1)
+    with pytest.raises(NotFound, match="`withdraw m 2 --undo`"):
+        roll_back_model(repository, "m")
+    with pytest.raises(NotFound, match="no withdrawn version 7; withdrawn are"):
+        withdraw_version(repository, "m", 7, undo=True)

@@ -37,6 +37,12 @@ def test_a_crash_of_the_user_stays_in_its_process(tmp_path: Path) -> None:
         run(tmp_path, "import os; os._exit(3)")
 
 
+def test_a_function_that_yields_nothing_is_named_and_no_path_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"the function .*user\.py:rows yielded no rows") as caught:
+        run(tmp_path, "return iter(())")
+    assert str(tmp_path / "out") not in str(caught.value)
+
+
 def test_a_missing_function_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has no function 'other'"):
         run(tmp_path, "yield {}", name="other")
