@@ -1,8 +1,8 @@
 """Which engine of a version serves on this machine, and why each other one does not.
 
 An engine is valid where its library is installed, the CPU has the instruction sets and the GPU the compute capability
-that it was built for. First comes what the build was told to make for such a machine, then what was measured on one,
-the fastest first, then the rest by figures from elsewhere; what runs anywhere comes last.
+that it was built for. First comes what the build was told to make, by name or for such a machine, then what was measured
+on one, the fastest first, then the rest by figures from elsewhere; what runs anywhere comes last.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,10 @@ _CPU_PROVIDER = "CPUExecutionProvider"
 
 # One instruction under two names: processors have it for long vectors or for short ones.
 _SAME_ISA = {"avx512_vnni": "avx_vnni", "avx_vnni": "avx512_vnni"}
+
+# The architecture of a target's CPU, under every name that an operating system has for it.
+_X86, _ARM = ("x86_64", "AMD64", "amd64"), ("aarch64", "arm64", "ARM64")
+_ARCHITECTURES = {"avx2": _X86, "vnni": _X86, "amx": _X86, "arm64": _ARM}
 
 # Within 5 % the build may have preferred an engine for being nearer to the original; the choice is not taken twice.
 _AS_FAST = 1.05
@@ -156,6 +160,9 @@ def _library_problem(record: EngineRecord, installed: InstalledVersion) -> str:
 
 
 def _machine_problem(record: EngineRecord, hardware: Hardware) -> str:
+    architectures = _ARCHITECTURES.get(record.target.name)
+    if architectures is not None and record.role != "fallback" and hardware.architecture not in architectures:
+        return f"it was built for {record.target.name}, and this machine is {hardware.architecture}"
     have = {*hardware.isa, *(_SAME_ISA[name] for name in hardware.isa if name in _SAME_ISA)}
     missing = [name for name in record.target.isa if name not in have]
     if missing:
@@ -170,10 +177,11 @@ def _machine_problem(record: EngineRecord, hardware: Hardware) -> str:
     return ""
 
 
-def _rank(record: EngineRecord, place: _Place) -> tuple[bool, bool, bool, float, bool]:
+def _rank(record: EngineRecord, place: _Place) -> tuple[bool, bool, bool, bool, float, bool]:
     return (
         record.role == "fallback",
-        not (_is_asked_for(record, place) or _is_measured(record, place)),
+        not _is_asked_for(record, place),
+        not _is_measured(record, place),
         not needs_gpu(record) and bool(place.hardware.compute_capability) and not _is_measured(record, place),
         -_worth(record, place),
         record.role != "chosen",
@@ -181,8 +189,11 @@ def _rank(record: EngineRecord, place: _Place) -> tuple[bool, bool, bool, float,
 
 
 def _is_asked_for(record: EngineRecord, place: _Place) -> bool:
-    """Whether the build was told to make it for another machine than its own, and this is one."""
-    return record.candidate == place.evidence.chosen and record.target.name != "host"
+    """Whether the build was told to make it: by its engine or precision, or for another machine, and this is one."""
+    if record.candidate != place.evidence.chosen:
+        return False
+    recipe = place.evidence.recipe
+    return record.target.name != "host" or any(recipe.get(name, "auto") != "auto" for name in ("engine", "precision"))
 
 
 def _is_measured(record: EngineRecord, place: _Place) -> bool:
@@ -208,6 +219,8 @@ def _worth(record: EngineRecord, place: _Place) -> float:
 def _why_behind(record: EngineRecord, best: EngineRecord, place: _Place) -> str:
     if record.role == "fallback":
         return "it serves when no other engine can"
+    if _is_asked_for(best, place) and not _is_asked_for(record, place):
+        return f"the build chose {best.file}"
     if not _is_measured(record, place):
         if _is_measured(best, place):
             return f"it was not measured on a machine of this kind, and {best.file} was"

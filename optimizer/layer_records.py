@@ -20,21 +20,31 @@ def layer_records(graph: Graph, chosen: Tried, facts: Sequence[LayerFacts]) -> t
     return tuple(_record(layer, chosen, known.get(layer.name), precisions) for layer in layers_of(graph))
 
 
-def calibration_record(plan: Plan, chosen: Tried) -> CalibrationRecord | None:
-    """Where the ranges come from; None for an engine without any."""
-    if chosen.calibration is None or plan.data is None:
+def calibration_record(plan: Plan, chosen: Tried | None) -> CalibrationRecord | None:
+    """Where the ranges come from, and what is to be said of the rows, whichever engine won.
+
+    Without ranges in the chosen engine (None is the source) no rows were read for it; the record then stands for its
+    stamp or its warnings, and is None without them.
+    """
+    if plan.data is None:
         return None
-    rows, available, has_converged = chosen.calibration
-    counts = Counter(calibrator for _, _, calibrator in chosen.ranges.values())
+    warnings = lint_warnings(plan)
+    calibration = chosen.calibration if chosen else None
+    if calibration is None and not plan.is_random and not warnings:
+        return None
+    split = calibration_split(plan.data)
+    rows, available, has_converged = calibration or (0, plan.data.rows[split] if split else 0, False)
+    ranges = chosen.ranges if chosen else {}
+    counts = Counter(calibrator for _, _, calibrator in ranges.values())
     return CalibrationRecord(
-        split=calibration_split(plan.data) or "",
+        split=split or "",
         rows=rows,
         rows_available=available,
         has_converged=has_converged,
         is_random=plan.is_random,
         calibrators=dict(sorted(counts.items())),
-        ranges={name: (low, high) for name, (low, high, _) in sorted(chosen.ranges.items())},
-        warnings=lint_warnings(plan),
+        ranges={name: (low, high) for name, (low, high, _) in sorted(ranges.items())},
+        warnings=warnings,
     )
 
 

@@ -1,9 +1,10 @@
 """What a build will do, found out before any long work: everything that can be refused is refused here."""
 
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
-from enginehouse.errors import InvalidInput
+from enginehouse.errors import InvalidInput, MissingExtra
 from enginehouse.evidence import Source
 from enginehouse.model_config import config_from_specs, read_config
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -20,6 +21,9 @@ from optimizer.publish.staging import check_writable
 from optimizer.recipe import DEFAULT_MAX_BATCH_SIZE, Recipe
 
 PLATFORM = "onnxruntime_onnx"
+
+# The module of each engine that an extra of its own name brings.
+_MODULES = {"openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,20 @@ def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:
         is_dry_run: a row function is then not called.
 
     Raises:
-        InvalidInput: a model, data, metric or repository that cannot be used.
+        InvalidInput: a model, data, metric or repository that cannot be used, or options that exclude each other.
+        MissingExtra: the engine that was asked for is not installed.
         AlreadyExists: the model is published with another configuration.
         Error: whatever else the importer says.
     """
+    _check_target(recipe)
+    _check_installed(recipe)
+    _check_int8(recipe)
     check_writable(recipe.repository)
     graph = import_model(recipe.model, workdir, open_batch=recipe.batch_axis == "open")
     config = _config(recipe, graph)
     check_config(recipe.repository / recipe.name, config)
     data = _data(recipe, graph, None if is_dry_run else workdir)
     sizes = _batch_sizes(recipe, graph, config)
-    _check_target(recipe)
     return Plan(
         recipe=recipe,
         source=_source(recipe.model),
@@ -149,4 +156,28 @@ def _check_target(recipe: Recipe) -> None:
         raise InvalidInput(
             f"--engine {recipe.engine} builds plans for one kind of GPU, and --target is {recipe.target}. "
             "Name the GPU's compute capability, such as --target sm_89."
+        )
+    if recipe.engine == "openvino" and recipe.machine.is_gpu:
+        raise InvalidInput(
+            f"--engine openvino runs on the CPU, and --target is {recipe.target}, a GPU. "
+            "Name a CPU, or build a plan for the GPU with --engine tensorrt-rtx."
+        )
+    if recipe.objective == "memory" and not recipe.is_timed:
+        raise InvalidInput(
+            f"--objective memory is measured by running engines, and --target is {recipe.target}, not this machine. "
+            "Build on such a machine, or take --objective size."
+        )
+
+
+def _check_installed(recipe: Recipe) -> None:
+    module = _MODULES.get(recipe.engine)
+    if module is not None and find_spec(module) is None:
+        raise MissingExtra(module, recipe.engine, f"--engine {recipe.engine}")
+
+
+def _check_int8(recipe: Recipe) -> None:
+    if recipe.precision == "int8" and recipe.data is None and not recipe.random_calibration:
+        raise InvalidInput(
+            "--precision int8 needs ranges, and there are no rows to calibrate them on: give --data, or accept made-up "
+            "rows with --random-calibration."
         )

@@ -120,7 +120,7 @@ class Recipe(BaseModel):
 
     @property
     def is_timed(self) -> bool:
-        """Whether times that are taken here mean anything: on the target itself, and not for plans, built afterwards."""
+        """Whether times taken here mean anything: on the target itself, and not for plans, which are built last."""
         return self.machine.is_host and not self.engine.startswith("tensorrt")
 
 

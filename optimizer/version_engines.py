@@ -143,14 +143,15 @@ def _built(contents: Contents, file: str, name: str, role: Role, engine: Engine)
 
 def _target(contents: Contents, trial: Trial) -> TargetRecord:
     """An engine that leaves every layer as it was runs anywhere; another one needs what it was chosen for."""
-    machine = contents.plan.recipe.machine
+    recipe = contents.plan.recipe
+    machine = recipe.machine
     if trial.precision == "fp32" and not trial.layers:
-        return TargetRecord()
+        return TargetRecord(is_measured=recipe.is_timed)
     return TargetRecord(
         name=machine.name,
         isa=_needed_isa(trial, machine.isa),
         compute_capability=machine.compute_capability,
-        is_measured=machine.is_host,
+        is_measured=recipe.is_timed,
     )
 
 

@@ -94,7 +94,7 @@ def _evidence(contents: Contents, finished: _Finished, version: int) -> Evidence
         test=finished.test,
         layers=layer_records(contents.rewritten, chosen, _facts(contents, chosen)) if chosen else (),
         repairs=contents.searched.repairs,
-        calibration=calibration_record(plan, chosen) if chosen else None,
+        calibration=calibration_record(plan, chosen),
         worst=chosen.worst if chosen else None,
         data_sha256=plan.data.fingerprint() if plan.data else None,
     )

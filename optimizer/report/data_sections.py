@@ -37,7 +37,9 @@ def calibration_section(evidence: Evidence) -> Html:
     calibration = evidence.calibration
     if calibration is None:
         return Html("")
-    body = [element("p", *_calibration_text(calibration), class_="note")]
+    note = element("p", *_calibration_text(calibration), class_="note")
+    if not calibration.ranges:
+        return section("calibration", "Calibration", note)
     widest = max((max(abs(low), abs(high)) for low, high in calibration.ranges.values()), default=0.0)
     rows = [
         (
@@ -50,7 +52,7 @@ def calibration_section(evidence: Evidence) -> Html:
     ]
     table = html_table(("tensor", "lowest", "highest", "range"), rows, "sortable")
     title = f"Ranges of {plural(len(rows), 'tensor')}"
-    return section("calibration", "Calibration", *body, element("details", element("summary", title), table))
+    return section("calibration", "Calibration", note, element("details", element("summary", title), table))
 
 
 def worst_section(evidence: Evidence) -> Html:
@@ -111,6 +113,8 @@ def _drop_text(metric: str, drop: float | None) -> str:
 
 
 def _calibration_text(calibration: CalibrationRecord) -> list[str]:
+    if not calibration.rows:
+        return ["The published engine computes nothing in static INT8, so no rows were read for its ranges."]
     rows = f"{calibration.rows:,} of {plural(calibration.rows_available, 'row')} of the {calibration.split} split"
     if calibration.is_random:
         rows = plural(calibration.rows, "made-up row")

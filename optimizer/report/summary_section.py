@@ -1,6 +1,6 @@
 """The top of the page: what must not be overlooked, what was published, and the figures that matter."""
 
-from enginehouse.evidence import CandidateRecord, Evidence
+from enginehouse.evidence import CalibrationRecord, CandidateRecord, EngineRecord, Evidence
 from optimizer.evaluate.metrics import score_text
 from optimizer.report.facts import chosen_record, mattering_batches, point_at, source_record, tolerance
 from optimizer.report.figures import NOTHING, number_text, plural, size_text, times_text
@@ -35,28 +35,31 @@ def _alarms(evidence: Evidence) -> list[Html]:
     alarms = []
     calibration = evidence.calibration
     if calibration is not None and calibration.is_random:
-        alarms.append(
-            element(
-                "p",
-                element("strong", "Calibrated on random rows."),
-                " No real data was given. The ranges of INT8 and every accuracy on this page come from made-up rows; "
-                "how real rows fare is unknown. Build again with --data before anybody relies on it.",
-                class_="alarm red",
-                role="alert",
-            )
-        )
-    alarms += [
-        element(
-            "p",
-            element("strong", f"{record.file} was not measured on its target."),
-            f" It was built for {record.target.name} on another machine; its speed and answers there are unknown.",
-            class_="alarm",
-        )
-        for record in evidence.engines
-        if not record.target.is_measured
-    ]
+        alarms.append(_random_alarm(calibration))
+    alarms += [_unmeasured_alarm(record) for record in evidence.engines if not record.target.is_measured]
     warnings = calibration.warnings if calibration is not None else ()
     return alarms + [element("p", element("strong", "Data: "), warning, class_="alarm") for warning in warnings]
+
+
+def _random_alarm(calibration: CalibrationRecord) -> Html:
+    """The engine that won need not have ranges; it was judged on these rows all the same."""
+    title, what = "Calibrated on random rows.", "The ranges of INT8 and every accuracy"
+    if not calibration.rows:
+        title, what = "Judged on random rows.", "Every accuracy"
+    text = (
+        f" No real data was given. {what} on this page {'come' if calibration.rows else 'comes'} from made-up rows; "
+        "how real rows fare is unknown. Build again with --data before anybody relies on it."
+    )
+    return element("p", element("strong", title), text, class_="alarm red", role="alert")
+
+
+def _unmeasured_alarm(record: EngineRecord) -> Html:
+    if record.target.name == "host":
+        title, text = f"{record.file} was not timed.", " It runs anywhere, and the target is another machine."
+    else:
+        title = f"{record.file} was not measured on its target."
+        text = f" It was built for {record.target.name} on another machine; its speed and answers there are unknown."
+    return element("p", element("strong", title), text, class_="alarm")
 
 
 def _tiles(evidence: Evidence, chosen: CandidateRecord | None) -> Html:

@@ -183,6 +183,45 @@ def test_a_plan_that_came_along_serves_on_its_gpu_unless_another_engine_was_meas
     assert chosen(found, ADA, on_gpu=True).record is ASKED_FOR
 
 
+@pytest.mark.parametrize("recipe", [{"engine": "openvino"}, {"precision": "bf16"}])
+@pytest.mark.parametrize("hardware", [CPU, ADA])
+def test_what_was_asked_for_by_name_is_not_swapped_for_a_faster_engine(
+    recipe: dict[str, str], hardware: Hardware
+) -> None:
+    fp32 = make_record(candidate="fp32", speedup=6.0)
+    slower = OPENVINO.model_copy(update={"speedup": 0.98})
+    auto = {"engine": "auto", "precision": "auto"}
+    found = evidence(fp32, slower, FALLBACK, hardware=CPU, chosen="openvino bf16", recipe={**auto, **recipe})
+    choice = chosen(found, hardware)
+    assert choice.record is slower
+    assert why(choice, "model.onnx") == "the build chose model.openvino.onnx"
+    assert chosen(found, hardware, {"onnxruntime": "1"}).record is fp32
+    assert chosen(found.model_copy(update={"recipe": auto}), hardware).record is fp32
+
+
+@pytest.mark.parametrize(
+    ("target", "architecture", "can_run"),
+    [
+        ("arm64", "x86_64", False),
+        ("arm64", "aarch64", True),
+        ("arm64", "arm64", True),
+        ("avx2", "aarch64", False),
+        ("vnni", "aarch64", False),
+        ("amx", "arm64", False),
+        ("avx2", "x86_64", True),
+        ("host", "aarch64", True),
+        ("host", "x86_64", True),
+    ],
+)
+def test_an_engine_for_another_architecture_is_passed_over(target: str, architecture: str, can_run: bool) -> None:
+    hardware = CPU.model_copy(update={"architecture": architecture})
+    record = INT8.model_copy(update={"target": TargetRecord(name=target, is_measured=False)})
+    choice = chosen(evidence(record, FALLBACK, chosen="int8"), hardware)
+    assert choice.record is (record if can_run else FALLBACK)
+    if not can_run:
+        assert why(choice, record.file) == f"it was built for {target}, and this machine is {architecture}"
+
+
 def test_an_execution_provider_for_gpus_needs_one() -> None:
     record = make_record("model.cuda.onnx", "variant", provider="CUDAExecutionProvider", speedup=3.0)
     assert (

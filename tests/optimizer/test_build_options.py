@@ -64,8 +64,33 @@ def test_made_up_rows_are_stamped_on_all_that_comes_of_them(built: Building) -> 
     assert "made-up" in page or "random" in page
 
 
+def test_made_up_rows_are_stamped_on_an_engine_without_ranges_too(built: Building) -> None:
+    published = built(data=None, random_calibration=True, budget="0s")
+    assert published.evidence.chosen in ("source", "fp32")
+    calibration = published.evidence.calibration
+    assert calibration is not None
+    assert (calibration.is_random, calibration.rows, calibration.ranges) == (True, 0, {})
+    page = (published.directory / "report.html").read_text()
+    assert "alarm red" in page
+    assert "Judged on random rows." in page
+    assert "no rows were read for its ranges" in page
+
+
+def test_data_that_looks_wrong_is_recorded_for_an_engine_without_ranges_too(built: Building, tmp_path: Path) -> None:
+    published = built(data=str(scaled_digits(tmp_path)), budget="0s")
+    calibration = published.evidence.calibration
+    assert calibration is not None
+    assert (calibration.is_random, calibration.rows, calibration.calibrators) == (False, 0, {})
+    assert any("times as wide" in warning for warning in calibration.warnings)
+    assert "times as wide" in (published.directory / "report.html").read_text()
+
+
+def test_good_data_leaves_nothing_to_say_of_an_engine_without_ranges(built: Building) -> None:
+    assert built(budget="0s").evidence.calibration is None
+
+
 def test_without_data_int8_is_refused_and_the_way_out_is_named(built: Building) -> None:
-    with pytest.raises(VerifyFailed, match="give --data"):
+    with pytest.raises(InvalidInput, match="give --data"):
         built(data=None, precision="int8")
     with pytest.raises(InvalidInput, match="--random-calibration is for models without data"):
         built(random_calibration=True)
@@ -129,16 +154,20 @@ def test_another_tolerance_is_another_verdict_and_not_the_cached_one(built: Buil
         built(cache=tmp_path / "cache", precision="int8", objective="size", max_drop="-50%")
 
 
+def kept_trials(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cache").glob("*/trial.json") if not path.parent.name.startswith(".")]
+
+
 def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     options = ["--name", "mlp", "--repository", tmp_path / "repository", "--data", DIGITS / "digits.npz"]
     options += ["--cache", tmp_path / "cache", "--engine", "onnxruntime", "--benchmark-seconds", "0.01"]
     command = [sys.executable, "-m", "optimizer", "build", DIGITS / "digits_mlp.onnx", *options]
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, cwd=ROOT)
-    while process.poll() is None and not list((tmp_path / "cache").glob("*/trial.json")):
+    while process.poll() is None and not kept_trials(tmp_path):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = len(list((tmp_path / "cache").glob("*/trial.json")))
+    kept = len(kept_trials(tmp_path))
     assert kept >= 1
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True)
     line = next(one for one in done.stdout.splitlines() if one.startswith("search"))
@@ -146,12 +175,17 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "repository" / "mlp" / "1" / "evidence.json").is_file()
 
 
-def test_data_that_looks_wrong_is_warned_of_and_recorded(built: Building, tmp_path: Path) -> None:
+def scaled_digits(folder: Path) -> Path:
+    """Rows to calibrate on that are a hundred times as wide as those that are judged."""
     with np.load(DIGITS / "digits.npz") as data:
         arrays = {name: data[name] for name in data.files}
     arrays["calibration/pixels"] = arrays["calibration/pixels"] * 100
-    np.savez(tmp_path / "scaled.npz", **arrays)
-    published = built(data=str(tmp_path / "scaled.npz"), precision="int8", objective="size", max_drop="99%")
+    np.savez(folder / "scaled.npz", **arrays)
+    return folder / "scaled.npz"
+
+
+def test_data_that_looks_wrong_is_warned_of_and_recorded(built: Building, tmp_path: Path) -> None:
+    published = built(data=str(scaled_digits(tmp_path)), precision="int8", objective="size", max_drop="99%")
     assert "warning" in built.printed.getvalue()
     assert published.evidence.calibration is not None
     assert any("times as wide" in warning for warning in published.evidence.calibration.warnings)

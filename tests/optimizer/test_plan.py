@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from enginehouse.errors import AlreadyExists, InvalidInput
+from enginehouse.errors import AlreadyExists, InvalidInput, MissingExtra
 from enginehouse.model_config import config_from_specs, text_from_config
+from optimizer import plan as plan_module
 from optimizer.graph.graph import Graph
 from optimizer.plan import Plan, plan_build
 from optimizer.recipe import recipe_from_options
@@ -103,3 +105,36 @@ def test_a_model_without_open_batch_axis_is_not_batched(options: dict[str, Any],
 def test_a_fixed_batch_axis_can_be_opened(options: dict[str, Any], tmp_path: Path) -> None:
     plan = planned(options, tmp_path, model=fixed_batch(options["model"], tmp_path), batch_axis="open")
     assert plan.config.max_batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"engine": "tensorrt-rtx"}, "--engine tensorrt-rtx builds plans for one kind of GPU, and --target is host"),
+        ({"engine": "openvino", "target": "sm_89"}, "--engine openvino runs on the CPU, and --target is sm_89, a GPU"),
+        ({"objective": "memory", "target": "avx2"}, "--objective memory is measured by .* --target is avx2"),
+        ({"precision": "int8", "data": None}, "give --data, or accept made-up rows with --random-calibration"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused_before_the_model_is_read(
+    options: dict[str, Any], tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        planned(options, tmp_path, **{"model": tmp_path / "absent.onnx", **changes})
+
+
+@pytest.mark.parametrize(
+    ("engine", "module", "target"),
+    [("openvino", "openvino", "host"), ("tensorrt", "tensorrt", "sm_89"), ("tensorrt-rtx", "tensorrt_rtx", "sm_89")],
+)
+def test_an_engine_that_is_not_installed_is_refused_with_its_extra(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, module: str, target: str
+) -> None:
+    monkeypatch.setattr(plan_module, "find_spec", lambda name: None if name == module else find_spec(name))
+    with pytest.raises(MissingExtra, match=rf"--engine {engine} needs .*enginehouse\[{engine}\]"):
+        planned(options, tmp_path, engine=engine, target=target)
+
+
+def test_what_was_asked_for_and_can_be_had_is_planned(options: dict[str, Any], tmp_path: Path) -> None:
+    assert planned(options, tmp_path, objective="memory").data is not None
+    assert planned(options, tmp_path, precision="int8", data=None, random_calibration=True).recipe.random_calibration

@@ -61,6 +61,10 @@ def test_another_machine_is_built_for_without_being_timed(tmp_path: Path) -> Non
     published = built(tmp_path, engine="onnxruntime", target="avx2")
     record = engines(published)["model.onnx"]
     assert (record.target.name, record.target.is_measured, record.speedup) == ("avx2", False, None)
+    fallback = engines(published)["fallback.onnx"].target
+    assert (fallback.name, fallback.is_measured) == ("host", False)
+    page = (published.directory / "report.html").read_text()
+    assert "built for host" not in page
     assert "not measured on the target" in published.evidence.reason
     assert all(not candidate.latency for candidate in published.evidence.candidates)
     schemes = {one.trial.get("scheme"): one.verdict for one in published.evidence.candidates if one.trial}
