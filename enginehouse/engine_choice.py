@@ -1,8 +1,8 @@
 """Which engine of a version serves on this machine, and why each other one does not.
 
 An engine is valid where its library is installed, the CPU has the instruction sets and the GPU the compute capability
-that it was built for. First comes what the build was told to make, by name or for such a machine, then what was measured
-on one, the fastest first, then the rest by figures from elsewhere; what runs anywhere comes last.
+that it was built for. First comes what the build was told to make, by name or for such a machine, then what was
+measured on one, the fastest first, then the rest by figures from elsewhere; what runs anywhere comes last.
 """
 
 from collections.abc import Callable, Sequence
