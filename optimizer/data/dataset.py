@@ -7,6 +7,7 @@ beyond the batch being read, so the data may be larger than memory.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from enginehouse.dtype import Array
@@ -49,7 +50,8 @@ class DataSet:
         if not sum(self.rows.values()):
             raise InvalidInput(f"the data in {_names(paths)} is empty: 0 rows found, at least one per split expected.")
 
-    def fingerprint(self) -> str:
+    @cached_property
+    def _digest(self) -> str:
         """SHA-256 of all rows, file by file, and of how they are split, in hex.
 
         Compression, names of files and the order of arrays in a file do not matter.
@@ -61,6 +63,10 @@ class DataSet:
                 for chunk in file.chunks([name], _chunk_rows(file, [name])):
                     state.update(chunk[name].tobytes())
         return state.hexdigest()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all rows and of how they are split, in hex; read once, however often it is asked for."""
+        return self._digest
 
     def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
         """Read a split from the beginning, in order; a split that is not there gives nothing.
