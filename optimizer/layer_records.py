@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from enginehouse.evidence import CalibrationRecord, EngineProof, LayerRecord
-from optimizer.data.lint import lint
 from optimizer.data.samples import calibration_split
 from optimizer.graph.graph import Graph
 from optimizer.graph.layers import Layer, layers_of
@@ -28,9 +27,8 @@ def calibration_record(plan: Plan, chosen: Tried | None) -> CalibrationRecord | 
     """
     if plan.data is None:
         return None
-    warnings = lint_warnings(plan)
     calibration = chosen.calibration if chosen else None
-    if calibration is None and not plan.is_random and not warnings:
+    if calibration is None and not plan.is_random and not plan.warnings:
         return None
     split = calibration_split(plan.data)
     rows, available, has_converged = calibration or (0, plan.data.rows[split] if split else 0, False)
@@ -44,17 +42,8 @@ def calibration_record(plan: Plan, chosen: Tried | None) -> CalibrationRecord | 
         is_random=plan.is_random,
         calibrators=dict(sorted(counts.items())),
         ranges={name: (low, high) for name, (low, high, _) in sorted(ranges.items())},
-        warnings=warnings,
+        warnings=plan.warnings,
     )
-
-
-def lint_warnings(plan: Plan) -> tuple[str, ...]:
-    """What the rows look like; made-up rows need no lint to be mistrusted."""
-    if plan.data is None or plan.is_random:
-        return ()
-    output = plan.graph.outputs[0]
-    classes = output.shape[1] if plan.metric and plan.metric.name == "top1" and len(output.shape) == 2 else None
-    return lint(plan.data, calibration_split(plan.data) or "validation", classes if classes and classes > 1 else None)
 
 
 def _record(layer: Layer, chosen: Tried, fact: LayerFacts | None, precisions: Mapping[str, str]) -> LayerRecord:
@@ -76,7 +65,7 @@ def _reason(layer: Layer, chosen: Tried, fact: LayerFacts | None, found: str) ->
     if layer.name in chosen.trial.layers:
         error = f": lowered alone it changes the outputs by {fact.sensitivity:.2g}" if fact and fact.sensitivity else ""
         return f"kept in {chosen.trial.layers[layer.name]} by the search{error}"
-    kept = chosen.proof.kept.get(layer.name) if chosen.proof else None
+    kept = chosen.kept.get(layer.name) or (chosen.proof.kept.get(layer.name) if chosen.proof else None)
     if kept:
         return kept
     if found == "fp32" and chosen.trial.precision != "fp32":

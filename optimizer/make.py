@@ -7,10 +7,10 @@ again byte for byte. What OpenVINO computes in half precision is no part of the 
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 from onnx import TensorProto
 
@@ -20,7 +20,8 @@ from optimizer.graph.declined import Declined
 from optimizer.graph.graph import Graph
 from optimizer.graph.layers import layers_of
 from optimizer.graph.shapes import infer_shapes, value_types
-from optimizer.lower.half import lower_to_half
+from optimizer.lower.float_rules import HalfPrecision
+from optimizer.lower.half import kept_in_fp32, lower_to_half
 from optimizer.quantize.calibration import CalibrationTable, calibrate
 from optimizer.quantize.calibrators import ChosenRange, choose_ranges
 from optimizer.quantize.int4 import quantize_int4
@@ -31,7 +32,7 @@ from optimizer.quantize.saturation import saturation_share
 from optimizer.repair.repair import NEEDS_RECALIBRATION, REPAIRS, Repair, Repaired
 from optimizer.trial import Precision, RepairName, Trial
 
-_HALVES: tuple[Literal["fp16"], Literal["bf16"]] = ("fp16", "bf16")
+_HALVES: tuple[HalfPrecision, ...] = ("fp16", "bf16")
 _SATURATION_BATCHES = 2
 NO_DATA = "ranges must be calibrated on real rows: give --data"
 
@@ -62,12 +63,14 @@ class Made:
         ranges: what the activations of its static INT8 layers got.
         table: what those ranges were chosen from.
         details: what each repair says it did.
+        kept: layers that were to be FP16 or BF16 and stay FP32, by name, and why.
     """
 
     graph: Graph
     ranges: dict[str, ChosenRange]
     table: CalibrationTable | None
     details: dict[RepairName, str]
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,8 @@ class Workshop:
         lowered = self._lowered(graph, base, trial)
         if isinstance(lowered, Declined):
             return lowered
-        return Made(lowered, ranges, self._table_of(repairs.anchor, trial) if ranges else None, repairs.details)
+        table = self._table_of(repairs.anchor, trial) if ranges else None
+        return Made(lowered, ranges, table, repairs.details, self._kept_in_fp32(base, trial))
 
     def _table_of(self, anchor: Graph, trial: Trial) -> CalibrationTable | None:
         table = self.table(anchor, every_tensor=False, histograms=trial.calibrator != "minmax")
@@ -175,16 +179,29 @@ class Workshop:
         return found
 
     def _halved(
-        self, graph: Graph, base: Graph, layers: Sequence[str], trial: Trial, precision: Literal["fp16", "bf16"]
+        self, graph: Graph, base: Graph, layers: Sequence[str], trial: Trial, precision: HalfPrecision
     ) -> Graph | Declined:
-        ranges: dict[str, tuple[float, float]] = {}
-        if precision == "fp16":
-            table = self.table(base, every_tensor=True, histograms=False)
-            if isinstance(table, Declined):
-                return table
-            ranges = table.ranges()
+        ranges = self._every_range(base, precision)
+        if isinstance(ranges, Declined):
+            return ranges
         whole = trial.precision == precision and not trial.layers
         return lower_to_half(graph, precision, None if whole else layers, ranges)
+
+    def _kept_in_fp32(self, base: Graph, trial: Trial) -> dict[str, str]:
+        kept: dict[str, str] = {}
+        for precision in _HALVES:
+            layers = _layers_with(base, trial, precision)
+            ranges = self._every_range(base, precision) if layers else {}
+            if layers and not isinstance(ranges, Declined):
+                kept |= kept_in_fp32(base, precision, layers, ranges)
+        return kept
+
+    def _every_range(self, base: Graph, precision: HalfPrecision) -> dict[str, tuple[float, float]] | Declined:
+        """What FP16 must be able to hold; BF16 reaches as far as FP32."""
+        if precision == "bf16":
+            return {}
+        table = self.table(base, every_tensor=True, histograms=False)
+        return table if isinstance(table, Declined) else table.ranges()
 
     def _base(self, trial: Trial) -> Graph | Declined:
         """The graph that integers are put into: its opset is new enough for scales per channel."""

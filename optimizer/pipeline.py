@@ -7,7 +7,7 @@ split -> publish
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enginehouse.evidence import CandidateRecord, Evidence, PassRecord
@@ -16,6 +16,7 @@ from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.tensor import Tensors
 from optimizer.build.open_artifact import Artifact, open_artifact
 from optimizer.data.feeds import Batch
+from optimizer.data.lint import lint
 from optimizer.data.samples import calibration_split, sample_feeds
 from optimizer.data.synthetic import synthetic_feeds
 from optimizer.evaluate.reference import Reference
@@ -24,7 +25,6 @@ from optimizer.finalists import Finalists, measure_finalists, pick_finalists, wi
 from optimizer.graph.graph import Graph
 from optimizer.graph.layers import named_graph
 from optimizer.graph.precision import precision_of
-from optimizer.layer_records import lint_warnings
 from optimizer.make import CalibrationRows, Workshop
 from optimizer.plan import Plan, plan_build
 from optimizer.publish.staging import check_writable, staging
@@ -98,10 +98,19 @@ def _plan(recipe: Recipe, workdir: Path, steps: Steps) -> Plan:
     if plan.data is not None:
         with steps.step("data") as step:
             step.note = f"made up, because there is none: {plan.data}" if plan.is_random else str(plan.data)
-            warnings = lint_warnings(plan)
-        for warning in warnings:
+            plan = replace(plan, warnings=_lint(plan))
+        for warning in plan.warnings:
             steps.warn(warning)
     return plan
+
+
+def _lint(plan: Plan) -> tuple[str, ...]:
+    """What the rows look like; made-up rows need no lint to be mistrusted."""
+    if plan.data is None or plan.is_random:
+        return ()
+    output = plan.graph.outputs[0]
+    classes = output.shape[1] if plan.metric and plan.metric.name == "top1" and len(output.shape) == 2 else None
+    return lint(plan.data, calibration_split(plan.data) or "validation", classes if classes and classes > 1 else None)
 
 
 def _rewrite(plan: Plan, steps: Steps) -> _Rewritten:

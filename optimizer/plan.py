@@ -41,6 +41,7 @@ class Plan:
         batch_sizes: what is measured.
         quick_sizes: what a trial of the search is measured at.
         is_random: the data is made up.
+        warnings: what the lint found in the rows, once they have been read.
     """
 
     recipe: Recipe
@@ -53,6 +54,7 @@ class Plan:
     batch_sizes: tuple[int, ...]
     quick_sizes: tuple[int, ...]
     is_random: bool
+    warnings: tuple[str, ...] = ()
 
 
 def plan_build(recipe: Recipe, workdir: Path, is_dry_run: bool) -> Plan:

@@ -145,13 +145,16 @@ def _check_recipe(evidence: Evidence) -> None:
 
 
 def _check_engines(evidence: Evidence) -> None:
-    """Every engine must be of a candidate that is listed, and what was chosen must be an engine."""
+    """Every engine must be of a listed candidate and have its digest; what was chosen must be an engine."""
     if all(record.file != _MODEL_FILE for record in evidence.engines):
         raise InvalidInput(f"its engines do not include {_MODEL_FILE}")
     made_by = {record.candidate for record in evidence.engines}
     unknown = sorted(made_by - {record.name for record in evidence.candidates} - {SOURCE})
     if unknown:
         raise InvalidInput(f"it has an engine of '{unknown[0]}', which is none of its candidates")
+    without_digest = [record.file for record in evidence.engines if record.file not in evidence.files]
+    if without_digest:
+        raise InvalidInput(f"it has no digest of {without_digest[0]}, so the replay could not be compared")
     if evidence.chosen not in made_by:
         raise InvalidInput(f"'{evidence.chosen}' was chosen, which is none of its engines")
 

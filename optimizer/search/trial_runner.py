@@ -163,6 +163,7 @@ class TrialRunner:
             "ranges": {name: (found.low, found.high, found.calibrator) for name, found in made.ranges.items()},
             "calibration": _rows(made.table),
             "repairs": dict(made.details),
+            "kept": made.kept,
         }
         try:
             engine = open_artifact(artifact, self.bench.threads)

@@ -22,6 +22,7 @@ class Tried(BaseModel):
         ranges: of each tensor in static INT8: lowest, highest, and the calibrator that chose them.
         calibration: rows that were read, rows that were there, and whether the ranges had converged.
         repairs: what each repair says it did.
+        kept: layers that were to be FP16 or BF16 and stay FP32, by name, and why.
         file: the engine file; empty for a trial that was declined.
     """
 
@@ -35,6 +36,7 @@ class Tried(BaseModel):
     ranges: dict[str, tuple[float, float, str]] = {}
     calibration: tuple[int, int, bool] | None = None
     repairs: dict[str, str] = {}
+    kept: dict[str, str] = {}
     file: str = ""
 
     @property

@@ -26,6 +26,12 @@ def test_a_layer_has_the_precision_that_the_engine_says_and_not_the_one_asked_fo
     assert (second.precision, second.reason) == ("fp32", "the library did not fuse it")
 
 
+def test_a_layer_whose_values_do_not_fit_says_which(small_graph: Graph) -> None:
+    kept = {"Gemm_3": "'hidden' reaches 1e+05, and FP16 ends at 65504"}
+    chosen = Tried(trial=Trial(precision="fp16"), record=RECORD, kept=kept)
+    assert layer_records(named_graph(small_graph), chosen, ())[1].reason == kept["Gemm_3"]
+
+
 def test_a_layer_that_the_search_kept_says_what_lowering_it_costs(small_graph: Graph) -> None:
     trial = Trial(precision="int8", scheme="u8s8", layers={"Gemm_3": "fp32"})
     fact = LayerFacts(Layer("Gemm_3", "Gemm", "hidden", ("score_weight",), "scores"), 0.25, 2.0, 0.5)

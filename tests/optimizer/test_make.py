@@ -14,7 +14,7 @@ from optimizer.graph.layers import named_graph
 from optimizer.graph.run import run_graph
 from optimizer.make import NO_DATA, CalibrationRows, Made, Workshop
 from optimizer.trial import Trial
-from tests.optimizer.conftest import small_rows
+from tests.optimizer.conftest import small_classifier, small_rows
 
 INT8 = Trial(precision="int8", scheme="u8s8")
 BATCHES = tuple({"x": small_rows(16, seed)} for seed in range(4))
@@ -91,6 +91,16 @@ def test_the_same_trial_is_the_same_to_the_last_byte(small_graph: Graph, rows: C
 def test_each_precision_puts_its_own_operators_in(workshop: Workshop, precision: str, operator: str) -> None:
     found = made(workshop, Trial.model_validate({"precision": precision}))
     assert operator in operators(found.graph)
+
+
+def test_a_layer_whose_values_fp16_cannot_hold_is_named(rows: CountedRows, tmp_path: Path) -> None:
+    model = small_classifier()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "score_weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(2e4), weight.name))
+    workshop = Workshop(named_graph(Graph(model)), CalibrationRows(rows.read, 64, BATCHES), tmp_path, None)
+    (kept,) = made(workshop, Trial(precision="fp16")).kept.items()
+    assert kept[0] == "Gemm_3"
+    assert kept[1].startswith("'scores' reaches ")
 
 
 def test_layers_of_one_engine_can_differ_in_precision(workshop: Workshop) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from enginehouse.errors import InvalidInput, VerifyFailed
 from enginehouse.repository import digest
+from optimizer.importers.import_model import import_model
 from optimizer.pipeline import Published, build
 from optimizer.recipe import recipe_from_options
 from optimizer.replay import Replay, check_given, read_replay
@@ -111,6 +112,7 @@ def forged(published: Published, path: Path, change: Callable[[dict[str, Any]], 
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "an engine of 'nobody', which is none of its candidates": lambda e: e["engines"][0].update(candidate="nobody"),
     "'nobody' was chosen, which is none of its engines": lambda e: e.update(chosen="nobody"),
+    "it has no digest of model.onnx": lambda e: e.update(files={}),
     r"its engines do not include model\.onnx": lambda e: e.update(engines=[]),
     "has a wrong precision: Input should be 'fp32'": lambda e: e["candidates"][1]["trial"].update(precision="int3"),
     "has no trial": lambda e: e["candidates"][1].update(trial={}),
@@ -131,13 +133,16 @@ def test_damaged_evidence_is_refused_in_one_sentence(options: dict[str, Any], tm
 def test_a_version_that_is_the_source_alone_is_that_again(options: dict[str, Any], tmp_path: Path) -> None:
     def leave_the_source(evidence: dict[str, Any]) -> None:
         """As where the rewritten graph is outside the tolerance, and what is inside is not better than the source."""
-        evidence.update(chosen="source", files={})
+        evidence.update(chosen="source")
         for engine in evidence["engines"]:
             engine["candidate"] = "source"
+            evidence["files"][engine["file"]] = digest(original)
         for record in evidence["candidates"]:
             if record["name"] == "fp32":
                 record["verdict"] = "rejected"
 
+    original = tmp_path / "original.onnx"
+    import_model(DIGITS / "digits_mlp.onnx", tmp_path, open_batch=False).save(original)
     path = forged(built(options), tmp_path / "source.json", leave_the_source)
     again = built(options, read_replay(path))
     assert again.evidence.chosen == "source"
