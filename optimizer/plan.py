@@ -166,8 +166,8 @@ def _check_target(recipe: Recipe) -> None:
         )
     if recipe.objective == "memory" and not recipe.is_timed:
         raise InvalidInput(
-            f"--objective memory is measured by running engines, and --target is {recipe.target}, not this machine. "
-            "Build on such a machine, or take --objective size."
+            "--objective memory is measured by running engines, and the build does not run those of "
+            f"--engine {recipe.engine} --target {recipe.target}. Take --objective size, or build for this machine's CPU."
         )
 
 
