@@ -167,7 +167,7 @@ def _check_target(recipe: Recipe) -> None:
     if recipe.objective == "memory" and not recipe.is_timed:
         raise InvalidInput(
             "--objective memory is measured by running engines, and the build does not run those of "
-            f"--engine {recipe.engine} --target {recipe.target}. Take --objective size, or build for this machine's CPU."
+            f"--engine {recipe.engine} --target {recipe.target}. Take --objective size, or build for this machine."
         )
 
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 from enginehouse.errors import NotFound
 from enginehouse.onnxruntime_engine import check_one_distribution
 from enginehouse.repository import Repository
+from service.assembly import Surroundings
 from service.clock import LoopClock
 from service.grpc.listener import GrpcListener
 from service.http.application import create_application, create_metrics_application
@@ -46,7 +47,7 @@ class Service:
         metrics = ServerMetrics(registry)
         loader = VersionLoader(repository, metrics.count_golden_failure)
         self._settings = settings
-        self._lifecycle = Lifecycle(registry, loader, clock, settings.exit_timeout_secs)
+        self._lifecycle = Lifecycle(registry, loader, Surroundings(clock), settings.exit_timeout_secs)
         self.server = InferenceServer(
             registry,
             self._lifecycle,

@@ -8,6 +8,7 @@ from service.batch import BatchPolicy, Run, schedule
 from service.clock import Clock, Timer
 from service.instance import Batch, Instance
 from service.queue import Pending, RequestQueue
+from service.scheduler import Hooks
 
 
 class Batcher:
@@ -17,28 +18,33 @@ class Batcher:
     looked at together, once.
 
     Args:
-        settle_batch: answers the requests of a finished batch.
+        policy: how batches are formed.
+        max_queue_size: requests that may wait; 0 for any number.
+        clock: of the thread that owns the queue.
+        hooks: told of finished batches, and of requests that leave without having run.
     """
 
-    def __init__(
-        self, queue: RequestQueue, policy: BatchPolicy, clock: Clock, settle_batch: Callable[[Batch], None]
-    ) -> None:
-        self._queue = queue
+    def __init__(self, policy: BatchPolicy, max_queue_size: int, clock: Clock, hooks: Hooks) -> None:
+        self._queue = RequestQueue(clock, max_queue_size, self._on_leave)
         self._policy = policy
         self._clock = clock
-        self._settle_batch = settle_batch
+        self._hooks = hooks
         self._idle: deque[Instance] = deque()
         self._running: dict[int, Batch] = {}
         self._is_flush_due = False
         self._timer: Timer | None = None
         self._on_quiet: Callable[[], None] | None = None
 
+    @property
+    def depth(self) -> int:
+        return len(self._queue.waiting)
+
     def add_instances(self, instances: Sequence[Instance]) -> None:
         self._idle.extend(instances)
 
-    def admit(self, pending: Pending, timeout_seconds: float) -> None:
+    def admit(self, pending: Pending) -> None:
         """Queue a request; raises `Overloaded` when the line is full."""
-        self._queue.admit(pending, timeout_seconds)
+        self._queue.admit(pending)
         if not self._is_flush_due:
             self._is_flush_due = True
             self._clock.call_soon(self._flush)
@@ -52,16 +58,20 @@ class Batcher:
         """Requests that an instance has and did not give back yet."""
         return [pending for batch in self._running.values() for pending in batch.pendings]
 
+    def clear(self, reason: Error) -> None:
+        """Tell everybody in line that nothing more will run."""
+        self._queue.clear(reason)
+
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
         del self._running[id(batch)]
         self._idle.append(instance)
         self._start_batches()
-        self._settle_batch(batch)
+        self._hooks.settle_batch(batch)
         self._tell_if_quiet()
 
-    def on_leave(self, _pending: Pending, _reason: Error) -> None:
-        """A request left the line without running."""
+    def _on_leave(self, pending: Pending, reason: Error) -> None:
+        self._hooks.on_leave(pending, reason)
         self._clock.call_soon(self._tell_if_quiet)
 
     def _flush(self) -> None:

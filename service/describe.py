@@ -10,11 +10,11 @@ from enginehouse.proto.grpc_service_pb2 import (
 )
 from enginehouse.tensor import TensorSpec
 from service.registry import READY, Registry
-from service.served_model import ServedModel
+from service.served import Served
 from service.statistics import Duration
 
 
-def model_metadata(model: ServedModel, versions: list[int]) -> ModelMetadataResponse:
+def model_metadata(model: Served, versions: list[int]) -> ModelMetadataResponse:
     """Name, versions that answer, platform, and tensors with their full shapes."""
     return ModelMetadataResponse(
         name=model.name,
@@ -25,7 +25,7 @@ def model_metadata(model: ServedModel, versions: list[int]) -> ModelMetadataResp
     )
 
 
-def model_statistics(model: ServedModel) -> ModelStatistics:
+def model_statistics(model: Served) -> ModelStatistics:
     """Counters since the version was loaded, with one entry per batch size that ran."""
     counted = model.statistics
     answer = ModelStatistics(

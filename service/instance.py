@@ -1,45 +1,19 @@
-"""One engine copy with its thread: joins a batch, runs it, slices the outputs. It neither decides nor settles."""
+"""One engine copy with its thread: runs batches, one at a time. It neither decides nor settles."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 from traceback import format_exception_only
 
-from enginehouse.engine import Engine
 from enginehouse.errors import EngineFailed, Error
 from service.clock import Clock
+from service.computation import Answer, Computation, Execution
 from service.queue import Pending
-from service.request import WireTensor
-from service.rows import Layout, join, split
 
 # Between the two models that were measured (7 and 400 microseconds a batch): below it, handing a batch to a thread
 # costs more than running it on the thread that owns the queue.
 INLINE_BELOW_SECONDS = 0.0001
-
-
-@dataclass(slots=True, frozen=True)
-class Execution:
-    """One successful run of the engine, and how long each part of it took."""
-
-    rows: int
-    join_seconds: float
-    infer_seconds: float
-    split_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        return self.join_seconds + self.infer_seconds + self.split_seconds
-
-
-@dataclass(slots=True, frozen=True)
-class Answer:
-    """What became of one request: its outputs and the execution that made them, or an error."""
-
-    outputs: tuple[WireTensor, ...] = ()
-    execution: Execution | None = None
-    error: Error | None = None
 
 
 @dataclass(slots=True)
@@ -67,16 +41,14 @@ class Instance:
     """
 
     def __init__(
-        self, name: str, engine: Engine, layout: Layout, clock: Clock, on_done: Callable[["Instance", Batch], None]
+        self, name: str, computation: Computation, clock: Clock, on_done: Callable[["Instance", Batch], None]
     ) -> None:
-        self._engine = engine
-        self._layout = layout
+        self._computation = computation
         self._clock = clock
         self._on_done = on_done
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._fast_rows = 0
         self._close_problem: Exception | None = None
-        self._may_run_inline = layout.has_fixed_rows
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -105,7 +77,7 @@ class Instance:
             self._execute(batch)
             self._clock.call_soon_threadsafe(self._on_done, self, batch)
         try:
-            self._engine.close()
+            self._computation.close()
         except Exception as problem:
             self._close_problem = problem
 
@@ -115,7 +87,7 @@ class Instance:
         if execution is None and len(batch.pendings) > 1:
             # One of them may be to blame, and the others must not pay for the company they were put in.
             batch.answers = [self._run_alone(pending) for pending in batch.pendings]
-        if self._may_run_inline and execution is not None and execution.seconds < INLINE_BELOW_SECONDS:
+        if self._computation.may_run_inline and execution is not None and execution.seconds < INLINE_BELOW_SECONDS:
             self._fast_rows = max(self._fast_rows, execution.rows)
         else:
             # A batch that failed says nothing about how long the next one takes.
@@ -130,22 +102,10 @@ class Instance:
     def _run(self, pendings: Sequence[Pending]) -> list[Answer]:
         """Answer requests together; if the engine fails, every answer is the same error."""
         try:
-            return self._compute(pendings)
+            return self._computation.compute(pendings)
         except Error as problem:
             error = problem
         except BaseException as problem:
             # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
             error = EngineFailed(f"the engine failed: {''.join(format_exception_only(problem)).strip()}")
         return [Answer(error=error)] * len(pendings)
-
-    def _compute(self, pendings: Sequence[Pending]) -> list[Answer]:
-        requests = [pending.request for pending in pendings]
-        rows = [pending.rows for pending in pendings]
-        start = time.monotonic()
-        feeds = join(requests, self._layout)
-        joined = time.monotonic()
-        outputs = self._engine.run(feeds)
-        computed = time.monotonic()
-        pieces = split(outputs, requests, rows, self._layout)
-        execution = Execution(sum(rows), joined - start, computed - joined, time.monotonic() - computed)
-        return [Answer(outputs=piece, execution=execution) for piece in pieces]

@@ -10,10 +10,11 @@ from typing import Any
 from enginehouse.errors import Error, InvalidInput, NotFound
 from enginehouse.model_config import config_from_json, refuse_unhonoured, versions_to_serve
 from enginehouse.proto.model_config_pb2 import ModelConfig
-from service.clock import Clock
+from service.assembly import Surroundings, serve_version
+from service.loaded import LoadedVersion
 from service.loader import VersionLoader
 from service.registry import LOADING, READY, UNAVAILABLE, UNLOADING, Registry
-from service.served_model import LoadedVersion, ServedModel
+from service.served import Served
 
 _log = logging.getLogger(__name__)
 
@@ -25,10 +26,12 @@ class Lifecycle:
         drain_seconds: how long a version that is replaced or unloaded may finish what it has.
     """
 
-    def __init__(self, registry: Registry, loader: VersionLoader, clock: Clock, drain_seconds: float) -> None:
+    def __init__(
+        self, registry: Registry, loader: VersionLoader, surroundings: Surroundings, drain_seconds: float
+    ) -> None:
         self._registry = registry
         self._loader = loader
-        self._clock = clock
+        self._surroundings = surroundings
         self._drain_seconds = drain_seconds
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._failed: set[str] = set()
@@ -110,7 +113,7 @@ class Lifecycle:
                 self._mark_degraded(name, failures)
             raise InvalidInput(_reasons(failures))
         loaded = loaded or [await asyncio.to_thread(self._substitute, config, available, failures)]
-        models = [ServedModel(version, self._clock) for version in loaded]
+        models = [serve_version(version, self._surroundings) for version in loaded]
         models += [model for model in live if int(model.version) in failures]
         _mark_survivors(models, failures)
         await self._retire(name, models, "superseded")
@@ -173,7 +176,7 @@ class Lifecycle:
             _log.warning("model '%s' version %d has no working fallback: %s", config.name, newest, problem)
             raise failures[newest] from problem
 
-    async def _retire(self, name: str, successors: list[ServedModel], reason: str) -> None:
+    async def _retire(self, name: str, successors: list[Served], reason: str) -> None:
         """Swap the table in one step, then drain and close what answered before."""
         retired = self._registry.replace(name, successors)
         serving = {int(model.version): model for model in successors}
@@ -189,7 +192,7 @@ class Lifecycle:
             if int(model.version) not in serving:
                 self._registry.set_state(name, int(model.version), UNAVAILABLE, reason)
 
-    async def _close(self, model: ServedModel) -> None:
+    async def _close(self, model: Served) -> None:
         drained = asyncio.Event()
         model.drain(drained.set)
         try:
@@ -200,7 +203,7 @@ class Lifecycle:
         await asyncio.to_thread(model.close)
 
 
-def _mark_survivors(models: Sequence[ServedModel], failures: dict[int, Exception]) -> None:
+def _mark_survivors(models: Sequence[Served], failures: dict[int, Exception]) -> None:
     """Say of a version that could not be reloaded that it is the old one, and of the newest that it should not be."""
     newest = max(models, key=lambda model: int(model.version))
     for model in models:
@@ -215,7 +218,7 @@ def _reasons(failures: dict[int, Exception]) -> str:
     return "; ".join(f"version {version}: {problem}" for version, problem in failures.items())
 
 
-def _reason_of(model: ServedModel) -> str:
+def _reason_of(model: Served) -> str:
     """What the index says of a version that answers."""
     return f"degraded: {model.degraded}" if model.degraded else model.note
 

@@ -15,9 +15,9 @@ from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository, check_digests, check_file_digests, files_of_engine
+from service.loaded import LoadedVersion
 from service.opening import EngineFile, close_all, open_proven
 from service.placement import Placement, placement_from_config
-from service.served_model import LoadedVersion
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +122,9 @@ class VersionLoader:
         )
         engines = [opened[on_gpu].engines.pop(0) for on_gpu in placement.on_gpu]
         records = [group.file.record for group in opened.values() if group.file.record is not None]
-        return LoadedVersion(config, version, engines, time.monotonic() - started, degraded, note, records)
+        directory = self.repository.version_directory(config.name, version)
+        seconds = time.monotonic() - started
+        return LoadedVersion(config, version, directory, engines, seconds, degraded, note, records)
 
     def _open_first(
         self,

@@ -12,7 +12,7 @@ from prometheus_client import PROCESS_COLLECTOR
 from prometheus_client.core import Metric
 
 from service.registry import Registry
-from service.served_model import ServedModel
+from service.served import Served
 from service.statistics import Histogram
 
 
@@ -79,20 +79,20 @@ class ServerMetrics:
                 _add_histogram(metric, _labels(model), getattr(model.statistics, attribute))
             yield metric
 
-    def _successes(self, models: Iterable[ServedModel]) -> Metric:
+    def _successes(self, models: Iterable[Served]) -> Metric:
         metric = Metric("nv_inference_request_success", "Requests that were answered with outputs", "counter")
         for model in models:
             metric.add_sample(metric.name, _labels(model), model.statistics.success.count)
         return metric
 
-    def _failures(self, models: Iterable[ServedModel]) -> Metric:
+    def _failures(self, models: Iterable[Served]) -> Metric:
         metric = Metric("nv_inference_request_failure", "Requests that were not, by reason", "counter")
         for model in models:
             for reason, count in model.statistics.failures.items():
                 metric.add_sample(metric.name, {**_labels(model), "reason": reason}, count)
         return metric
 
-    def _engines(self, models: Iterable[ServedModel]) -> Metric:
+    def _engines(self, models: Iterable[Served]) -> Metric:
         metric = Metric("enginehouse_engine_info", "The engine file that serves, where there is evidence", "gauge")
         for model in models:
             for record in model.records:
@@ -100,13 +100,13 @@ class ServerMetrics:
                 metric.add_sample(metric.name, {**_labels(model), **facts}, 1)
         return metric
 
-    def _degraded(self, models: Iterable[ServedModel]) -> Metric:
+    def _degraded(self, models: Iterable[Served]) -> Metric:
         metric = Metric("enginehouse_model_degraded", "1 if this is not what was published or asked for", "gauge")
         for model in models:
             metric.add_sample(metric.name, _labels(model), 1 if model.degraded else 0)
         return metric
 
-    def _golden(self, models: Iterable[ServedModel]) -> Metric:
+    def _golden(self, models: Iterable[Served]) -> Metric:
         name = "enginehouse_golden_failures_total"
         metric = Metric(name, "Engines that did not give the recorded answers", "counter")
         keys = {(model.name, model.version) for model in models} | set(self._golden_failures)
@@ -130,11 +130,11 @@ def exposition_from_metrics(metrics: Iterable[Metric]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _labels(model: ServedModel) -> dict[str, str]:
+def _labels(model: Served) -> dict[str, str]:
     return {"model": model.name, "version": model.version}
 
 
-def _value(model: ServedModel, counter: _Counter) -> float:
+def _value(model: Served, counter: _Counter) -> float:
     value: object = model.statistics
     for part in counter.attribute.split("."):
         value = getattr(value, part)
@@ -142,7 +142,7 @@ def _value(model: ServedModel, counter: _Counter) -> float:
     return round(value * counter.scale)
 
 
-def _gauge(name: str, text: str, models: Iterable[ServedModel], attribute: str) -> Metric:
+def _gauge(name: str, text: str, models: Iterable[Served], attribute: str) -> Metric:
     metric = Metric(name, text, "gauge")
     for model in models:
         metric.add_sample(name, _labels(model), getattr(model, attribute))

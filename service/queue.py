@@ -41,6 +41,11 @@ class Pending:
     def is_settled(self) -> bool:
         return self._settle is None
 
+    def cancel(self) -> None:
+        """Leave the line because the caller left; what is running finishes unheard."""
+        if self.queue is not None:
+            self.queue.cancel(self)
+
     def settle(self, answer: InferResponse | Error) -> None:
         """Answer the caller, the first time it is called."""
         settle, self._settle = self._settle, None
@@ -63,8 +68,8 @@ class RequestQueue:
         self._max_size = max_size
         self._on_leave = on_leave
 
-    def admit(self, pending: Pending, timeout_seconds: float) -> None:
-        """Let a request into the line, at most for `timeout_seconds` (0 for ever).
+    def admit(self, pending: Pending) -> None:
+        """Let a request into the line, until its deadline.
 
         Raises:
             Overloaded: the line is full; nothing was kept.
@@ -76,10 +81,9 @@ class RequestQueue:
             )
         pending.queue = self
         pending.queued_at = self._clock.now()
-        if timeout_seconds:
-            pending.timer = self._clock.call_later(
-                max(timeout_seconds, LEAST_TIMEOUT_SECONDS), self._expire, pending, timeout_seconds
-            )
+        if pending.request.deadline is not None:
+            seconds = max(pending.request.deadline - pending.queued_at, LEAST_TIMEOUT_SECONDS)
+            pending.timer = self._clock.call_later(seconds, self._expire, pending)
         self.waiting.append(pending)
 
     def take(self, count: int) -> list[Pending]:
@@ -99,11 +103,11 @@ class RequestQueue:
         while self.waiting:
             self._leave(self.waiting[0], reason)
 
-    def _expire(self, pending: Pending, timeout_seconds: float) -> None:
-        waited_ms = timeout_seconds * 1000
+    def _expire(self, pending: Pending) -> None:
+        waited_ms = (self._clock.now() - pending.queued_at) * 1000
         name = pending.request.model_name
         self._leave(
-            pending, DeadlineExceeded(f"model '{name}': Request timeout expired after {waited_ms:g} ms in queue.")
+            pending, DeadlineExceeded(f"model '{name}': Request timeout expired after {waited_ms:.0f} ms in queue.")
         )
 
     def _leave(self, pending: Pending, reason: Error) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from enginehouse.errors import InvalidInput, NotFound, NotReady
-from service.served_model import ServedModel
+from service.served import Served
 
 # As long as a number of 64 bits; Python refuses to read much longer ones.
 _VERSION = re.compile(r"[0-9]{1,19}")
@@ -25,11 +25,11 @@ class Registry:
     """Models that answer, and the state of every version that was ever asked for."""
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._models: dict[str, dict[int, Served]] = {}
         self._states: dict[str, dict[int, VersionState]] = {}
-        self._newest: dict[str, ServedModel] = {}
+        self._newest: dict[str, Served] = {}
 
-    def resolve(self, name: str, version: str) -> ServedModel:
+    def resolve(self, name: str, version: str) -> Served:
         """Find what answers for a version; empty means the newest.
 
         Raises:
@@ -55,11 +55,11 @@ class Registry:
         """Versions of a model that answer, oldest first."""
         return sorted(self._models.get(name, {}))
 
-    def answering(self, name: str) -> list[ServedModel]:
+    def answering(self, name: str) -> list[Served]:
         """The versions of a model that answer, oldest first."""
         return [model for _, model in sorted(self._models.get(name, {}).items())]
 
-    def replace(self, name: str, models: Iterable[ServedModel]) -> list[ServedModel]:
+    def replace(self, name: str, models: Iterable[Served]) -> list[Served]:
         """Let these answer from now on, in one step; tell which answered before and do no more."""
         old = self._models.get(name, {})
         new = {int(model.version): model for model in models}
@@ -82,7 +82,7 @@ class Registry:
         """Models that were ever asked for."""
         return sorted(set(self._states) | set(self._models))
 
-    def served(self) -> Iterator[ServedModel]:
+    def served(self) -> Iterator[Served]:
         """Everything that answers, by name and version."""
         for name in sorted(self._models):
             yield from self.answering(name)

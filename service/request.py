@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from enginehouse.dtype import DType
 from enginehouse.errors import Error
@@ -19,6 +20,15 @@ class WireTensor:
     data: bytes | memoryview
 
 
+@dataclass(slots=True, frozen=True)
+class SequencePosition:
+    """Where a request stands in a sequence of requests that share a state; ids are whole numbers or text."""
+
+    id: int | str
+    is_start: bool = False
+    is_end: bool = False
+
+
 @dataclass(slots=True)
 class InferRequest:
     """One call from a client; it may hold several rows.
@@ -26,7 +36,13 @@ class InferRequest:
     Attributes:
         model_version: empty for the newest version that is ready.
         outputs: names of the wanted outputs; empty for all.
-        parameters: as the client sent them; `timeout`, in microseconds, has a meaning.
+        parameters: as the client sent them, without those that have a field of their own here.
+        priority: 1 is served first; 0 asks for the model's default.
+        sequence: None for a request that stands alone.
+        deadline: when the answer is of no use any more, in the seconds of `Clock.now`; None for never. The least of
+            what the transport was told and of the `timeout` parameter.
+        classifications: outputs wanted as their highest classes, and how many of them.
+        emit: takes each response of a decoupled model before the last one; None for a caller that takes only one.
         received_at: when the transport had the whole request, in the seconds of `Clock.now`.
         decoded_at: when the transport had decoded it.
     """
@@ -37,6 +53,11 @@ class InferRequest:
     outputs: tuple[str, ...] = ()
     id: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    priority: int = 0
+    sequence: SequencePosition | None = None
+    deadline: float | None = None
+    classifications: Mapping[str, int] = field(default_factory=dict)
+    emit: "Callable[[InferResponse], None] | None" = None
     received_at: float = 0.0
     decoded_at: float = 0.0
 
@@ -55,14 +76,26 @@ class Timings:
 
 @dataclass(slots=True, frozen=True)
 class InferResponse:
-    """The answer to one request."""
+    """One answer to a request; the last one of a decoupled model may have no outputs.
+
+    Attributes:
+        parameters: what the model or the server says besides its outputs.
+    """
 
     model_name: str
     model_version: str
     id: str
     outputs: tuple[WireTensor, ...]
     timings: Timings
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 Settle = Callable[[InferResponse | Error], None]
 """Called exactly once for each request, on the thread that owns the queue."""
+
+
+class Admitted(Protocol):
+    """A request that was let in: its caller may leave before the answer."""
+
+    def cancel(self) -> None:
+        """Take it out of its queue, where it is still there; one that is running finishes unheard."""

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from enginehouse.engine import Engine
 from enginehouse.errors import Error, InvalidInput, NotReady
@@ -12,12 +11,14 @@ from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.admission import Admission
 from service.batch import BatchPolicy
-from service.batcher import Batcher
 from service.clock import Clock
-from service.instance import Batch, Execution, Instance
-from service.queue import Pending, RequestQueue, deliver
-from service.request import InferRequest, InferResponse, Settle, Timings
+from service.computation import Computation, Execution
+from service.instance import Batch, Instance
+from service.loaded import LoadedVersion
+from service.queue import Pending, deliver
+from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.rows import Layout
+from service.scheduler import Hooks, MakeScheduler
 from service.statistics import ModelStatistics
 from service.status import status_of
 
@@ -32,58 +33,42 @@ CLOSE_PATIENCE_SECONDS = 2.0
 FAILURE_LOG_SECONDS = 10.0
 
 
-@dataclass(slots=True, frozen=True)
-class LoadedVersion:
-    """What a loader hands over: a complete configuration and one engine for each instance.
-
-    Attributes:
-        degraded: why this is not what was published; empty if all is well.
-        note: which engines of the version cannot run here, and why; empty if all can.
-        records: of the engine files that serve, more than one where instances run on two kinds of device; none
-            without evidence.
-    """
-
-    config: ModelConfig
-    version: int
-    engines: Sequence[Engine]
-    load_seconds: float
-    degraded: str = ""
-    note: str = ""
-    records: Sequence[EngineRecord] = ()
-
-
 class ServedModel:
     """Admits, queues, batches and settles. Everything here runs on the thread that owns the queue."""
 
-    def __init__(self, loaded: LoadedVersion, clock: Clock) -> None:
+    def __init__(
+        self,
+        loaded: LoadedVersion,
+        clock: Clock,
+        make_scheduler: MakeScheduler,
+        make_computation: Callable[[Engine], Computation],
+    ) -> None:
         self.config = loaded.config
         self.name = loaded.config.name
         self.version = str(loaded.version)
         self.degraded = loaded.degraded
         self.note = loaded.note
-        self.records = tuple(loaded.records)
+        self.records: Sequence[EngineRecord] = tuple(loaded.records)
         self.load_seconds = loaded.load_seconds
         self.statistics = ModelStatistics()
-        self.layout = layout_from_config(loaded.config)
         self._clock = clock
         self._is_draining = False
         self._quiet_until = 0.0
-        self._admission = Admission(self.name, self.layout, loaded.config.max_batch_size)
-        self._timeout_seconds, self._may_override, max_size = _queue_policy(loaded.config)
-        self._queue = RequestQueue(clock, max_size, self._on_leave)
-        self._batcher = Batcher(self._queue, policy_from_config(loaded.config), clock, self._settle_batch)
+        self._admission = Admission(self.name, layout_from_config(loaded.config), loaded.config.max_batch_size)
+        self._timeout_seconds, self._may_override = _timeout_policy(loaded.config)
+        self._scheduler = make_scheduler(clock, Hooks(self._settle_batch, self._count_leaving))
         self._instances = [
-            Instance(f"{self.name}-{self.version}-{position}", engine, self.layout, clock, self._batcher.on_done)
+            Instance(f"{self.name}-{self.version}-{position}", make_computation(engine), clock, self._scheduler.on_done)
             for position, engine in enumerate(loaded.engines)
         ]
-        self._batcher.add_instances(self._instances)
+        self._scheduler.add_instances(self._instances)
 
     @property
     def queue_depth(self) -> int:
         """Requests that wait, not counting those that run."""
-        return len(self._queue.waiting)
+        return self._scheduler.depth
 
-    def infer(self, request: InferRequest, settle: Settle) -> Pending | None:
+    def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
         """Admit a request; `settle` is called exactly once, perhaps before this returns.
 
         Returns:
@@ -94,7 +79,8 @@ class ServedModel:
                 raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
             rows, shape_key = self._admission.check(request)
             pending = Pending(request, settle, rows, shape_key)
-            self._batcher.admit(pending, self._timeout_of(request))
+            request.deadline = self._deadline_of(request)
+            self._scheduler.admit(pending)
         except Error as refusal:
             self._count_failure(request, refusal)
             deliver(settle, refusal, self.name)
@@ -104,13 +90,13 @@ class ServedModel:
     def drain(self, on_drained: Callable[[], None]) -> None:
         """Refuse what is new, finish what is here, then call back. The instances are still to be closed."""
         self._is_draining = True
-        self._batcher.when_quiet(on_drained)
+        self._scheduler.when_quiet(on_drained)
 
     def abandon(self) -> None:
         """Tell everybody who still waits for an answer that none will come, also of an engine that hangs."""
         reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
-        self._queue.clear(reason)
-        for pending in self._batcher.running():
+        self._scheduler.clear(reason)
+        for pending in self._scheduler.running():
             self._count_failure(pending.request, reason)
             pending.settle(reason)
 
@@ -126,14 +112,14 @@ class ServedModel:
             except Exception:
                 _log.exception("an engine of model '%s' version %s could not be closed", self.name, self.version)
 
-    def _timeout_of(self, request: InferRequest) -> float:
+    def _deadline_of(self, request: InferRequest) -> float | None:
         """A request may only lower the model's timeout, and only where the model lets it."""
         wanted = request.parameters.get("timeout", 0)
         if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
             raise InvalidInput(f"parameter 'timeout' is {wanted!r}; expected microseconds, a whole number from 0.")
-        if not wanted or not self._may_override:
-            return self._timeout_seconds
-        return min(wanted / 1e6, self._timeout_seconds or float("inf"))
+        timeouts = [self._timeout_seconds, wanted / 1e6 if self._may_override else 0]
+        deadlines = [self._clock.now() + seconds for seconds in timeouts if seconds]
+        return min([*deadlines, *([] if request.deadline is None else [request.deadline])], default=None)
 
     def _settle_batch(self, batch: Batch) -> None:
         for execution in batch.executions:
@@ -161,9 +147,8 @@ class ServedModel:
             self._quiet_until = now + FAILURE_LOG_SECONDS
             _log.error("model '%s' version %s failed a request: %s", self.name, self.version, error)
 
-    def _on_leave(self, pending: Pending, reason: Error) -> None:
+    def _count_leaving(self, pending: Pending, reason: Error) -> None:
         self._count_failure(pending.request, reason)
-        self._batcher.on_leave(pending, reason)
 
     def _count_failure(self, request: InferRequest, reason: Error) -> None:
         seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
@@ -196,12 +181,19 @@ def policy_from_config(config: ModelConfig) -> BatchPolicy:
     )
 
 
-def _queue_policy(config: ModelConfig) -> tuple[float, bool, int]:
-    """Default timeout in seconds (0 for none), whether a request may lower it, and the longest line (0 for any)."""
+def max_queue_size_from_config(config: ModelConfig) -> int:
+    """The longest line, 0 for any."""
     if not config.dynamic_batching.HasField("default_queue_policy"):
-        return 0.0, True, DEFAULT_MAX_QUEUE_SIZE
+        return DEFAULT_MAX_QUEUE_SIZE
+    return config.dynamic_batching.default_queue_policy.max_queue_size
+
+
+def _timeout_policy(config: ModelConfig) -> tuple[float, bool]:
+    """Default timeout in seconds (0 for none), and whether a request may lower it."""
+    if not config.dynamic_batching.HasField("default_queue_policy"):
+        return 0.0, True
     policy = config.dynamic_batching.default_queue_policy
-    return policy.default_timeout_microseconds / 1e6, policy.allow_timeout_override, policy.max_queue_size
+    return policy.default_timeout_microseconds / 1e6, policy.allow_timeout_override
 
 
 def _timings(pending: Pending, batch: Batch, execution: Execution) -> Timings:

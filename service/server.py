@@ -15,9 +15,9 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from service import describe
 from service.clock import Clock
 from service.lifecycle import Lifecycle
-from service.queue import Pending, deliver
+from service.queue import deliver
 from service.registry import Registry
-from service.request import InferRequest, Settle
+from service.request import Admitted, InferRequest, Settle
 
 # Only what is there: clients read this list to decide what they may ask for.
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
@@ -63,7 +63,7 @@ class InferenceServer:
         self._is_stopping = False
         self._readiness_watchers: list[Callable[[bool], None]] = []
 
-    def infer(self, request: InferRequest, settle: Settle) -> Pending | None:
+    def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
         """Answer a request.
 
         `settle` is called exactly once with the response or the error, on this thread, perhaps before this returns.
@@ -77,11 +77,6 @@ class InferenceServer:
             deliver(settle, refusal, request.model_name)
             return None
         return model.infer(request, settle)
-
-    def cancel(self, pending: Pending) -> None:
-        """Take a request out of its queue because its caller left; one that is running finishes unheard."""
-        if pending.queue is not None:
-            pending.queue.cancel(pending)
 
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.instance import Execution
+from service.computation import Execution
 from service.request import Timings
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")

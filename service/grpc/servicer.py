@@ -85,12 +85,12 @@ class InferenceServicer:
         request.received_at = received_at
         request.decoded_at = self._server.clock.now()
         answer: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
-        pending = self._server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
+        admitted = self._server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
         try:
             result = await answer
         except asyncio.CancelledError:
-            if pending is not None:
-                self._server.cancel(pending)
+            if admitted is not None:
+                admitted.cancel()
             raise
         if isinstance(result, Error):
             raise result

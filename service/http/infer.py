@@ -43,13 +43,13 @@ async def _answer(server: InferenceServer, request: InferRequest, http_request: 
     """Wait for the one answer, or for the caller to leave, whichever comes first."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[InferResponse | Error] = loop.create_future()
-    pending = server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
-    if pending is None:
+    admitted = server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
+    if admitted is None:
         return await answer
 
     def leave(_: asyncio.Future[Message]) -> None:
         if not answer.done():
-            server.cancel(pending)
+            admitted.cancel()
 
     # Behind its body a request has nothing more to say but that its connection is gone.
     gone = asyncio.ensure_future(http_request.receive())
@@ -57,7 +57,7 @@ async def _answer(server: InferenceServer, request: InferRequest, http_request: 
     try:
         return await answer
     except asyncio.CancelledError:
-        server.cancel(pending)
+        admitted.cancel()
         raise
     finally:
         gone.remove_done_callback(leave)

@@ -112,7 +112,10 @@ def test_a_fixed_batch_axis_can_be_opened(options: dict[str, Any], tmp_path: Pat
     [
         ({"engine": "tensorrt-rtx"}, "--engine tensorrt-rtx builds plans for one kind of GPU, and --target is host"),
         ({"engine": "openvino", "target": "sm_89"}, "--engine openvino runs on the CPU, and --target is sm_89, a GPU"),
-        ({"objective": "memory", "target": "avx2"}, "--objective memory is measured by .* does not run those of --engine auto --target avx2"),
+        (
+            {"objective": "memory", "target": "avx2"},
+            "--objective memory is .* does not run .* --target avx2",
+        ),
         ({"precision": "int8", "data": None}, "give --data, or accept made-up rows with --random-calibration"),
     ],
 )

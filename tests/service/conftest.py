@@ -23,14 +23,15 @@ from enginehouse.hardware import this_hardware
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository, digest
 from enginehouse.tensor import Tensors, TensorSpec
+from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock, LoopClock
 from service.lifecycle import Lifecycle
+from service.loaded import LoadedVersion
 from service.loader import VersionLoader
 from service.metrics import ServerMetrics
-from service.queue import Pending
 from service.registry import Registry
-from service.request import InferRequest, InferResponse, Parameter, WireTensor
-from service.served_model import LoadedVersion, ServedModel
+from service.request import Admitted, InferRequest, InferResponse, Parameter, WireTensor
+from service.served_model import ServedModel
 from service.server import InferenceServer, identity
 from tests.enginehouse.conftest import make_evidence, make_record
 
@@ -92,7 +93,7 @@ class Bench:
     engines: list[FakeEngine]
     answers: Answers = field(default_factory=Answers)
 
-    def ask(self, key: str, request: InferRequest | None = None) -> Pending | None:
+    def ask(self, key: str, request: InferRequest | None = None) -> Admitted | None:
         return self.model.infer(request or make_request(), self.answers.settle(key))
 
 
@@ -133,7 +134,8 @@ def make_bench(
     count = sum(group.count for group in config.instance_group)
     engines = [FakeEngine(inputs, outputs, function) for _ in range(count)]
     clock = FakeClock()
-    model = ServedModel(LoadedVersion(config, 1, engines, 0.5), clock)
+    model = serve_version(LoadedVersion(config, 1, Path(), engines, 0.5), Surroundings(clock))
+    assert isinstance(model, ServedModel)
     if is_inline:
         for instance in model._instances:
             stay_inline(instance)
@@ -211,7 +213,7 @@ class House:
         self.metrics = ServerMetrics(self.registry)
         clock = LoopClock(asyncio.get_running_loop())
         self.loader = VersionLoader(Repository(root), self.metrics.count_golden_failure)
-        self.lifecycle = Lifecycle(self.registry, self.loader, clock, 30)
+        self.lifecycle = Lifecycle(self.registry, self.loader, Surroundings(clock), 30)
         self.server = InferenceServer(self.registry, self.lifecycle, clock, identity("test"), is_strict, may_load)
 
     async def factor(self, version: str = "", name: str = "m") -> float:

@@ -12,6 +12,7 @@ from enginehouse.errors import EngineFailed, InvalidInput
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
+from service.computation import TensorComputation
 from service.instance import Batch, Instance
 from service.queue import Pending
 from service.rows import Layout
@@ -48,7 +49,7 @@ class Heard:
 def running(engine: FakeEngine, layout: Layout = LAYOUT) -> Iterator[tuple[Instance, Heard]]:
     heard = Heard()
     heard.clock.call_soon_threadsafe = heard.call_soon_threadsafe  # type: ignore[method-assign]
-    instance = Instance("m-1-0", engine, layout, heard.clock, heard.on_done)
+    instance = Instance("m-1-0", TensorComputation(engine, layout), heard.clock, heard.on_done)
     yield instance, heard
     assert instance.close(30)
     assert engine.is_closed
@@ -158,7 +159,7 @@ def test_closing_waits_for_the_batch_that_runs() -> None:
         return tenfold(feeds)
 
     heard, engine = Heard(), fake(slow)
-    instance = Instance("m-1-0", engine, LAYOUT, heard.clock, heard.on_done)
+    instance = Instance("m-1-0", TensorComputation(engine, LAYOUT), heard.clock, heard.on_done)
     instance.start(make_batch(1))
     assert entered.wait(30)
     closer = threading.Thread(target=instance.close, args=(30,))

@@ -18,8 +18,8 @@ from enginehouse.open_engine import open_engine
 from enginehouse.openvino_engine import OpenVinoEngine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from enginehouse.repository import Repository
+from service.loaded import LoadedVersion
 from service.loader import VersionLoader
-from service.served_model import LoadedVersion
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish
 

@@ -20,9 +20,10 @@ class Line:
 
     def admit(self, timeout_seconds: float = 0.0) -> Pending:
         told: list[InferResponse | Error] = []
-        pending = Pending(make_request(), told.append, 1, None)
+        deadline = self.clock.now() + timeout_seconds if timeout_seconds else None
+        pending = Pending(make_request(deadline=deadline), told.append, 1, None)
         self.told[pending] = told
-        self.queue.admit(pending, timeout_seconds)
+        self.queue.admit(pending)
         return pending
 
 

@@ -131,8 +131,7 @@ def test_expired_and_cancelled_requests_are_told_while_the_engine_is_busy(bench:
     one.clock.advance(0.002)
     assert isinstance(one.answers.error("hurried"), DeadlineExceeded)
     assert leaver is not None
-    assert leaver.queue is not None
-    assert leaver.queue.cancel(leaver)
+    leaver.cancel()
     assert isinstance(one.answers.error("leaver"), Cancelled)
     assert one.answers.of["running"] == []
     may_end.set()
@@ -325,7 +324,7 @@ class Day:
 
     def cancel(self, number: int) -> None:
         if self.pendings and (pending := self.pendings[number % len(self.pendings)]) is not None:
-            pending.queue.cancel(pending)
+            pending.cancel()
 
 
 def test_an_engine_failure_is_counted_as_ours(bench: MakeBench) -> None:

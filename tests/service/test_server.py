@@ -91,7 +91,7 @@ async def test_unloading_answers_what_was_admitted_and_cancelling_works_meanwhil
     while "m" in {model.name for model in house.registry.served()}:
         await asyncio.sleep(0)
     assert isinstance(leaver, Pending)
-    house.server.cancel(leaver)
+    leaver.cancel()
     assert isinstance(left[0], Cancelled)
     await unload
     assert isinstance(await admitted, InferResponse)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.instance import Execution
+from service.computation import Execution
 from service.request import Timings
 from service.statistics import FAILURE_REASONS, Duration, Histogram, ModelStatistics
 

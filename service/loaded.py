@@ -1,0 +1,31 @@
+"""What a loader hands over to be served."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginehouse.engine import Engine
+from enginehouse.evidence import EngineRecord
+from enginehouse.proto.model_config_pb2 import ModelConfig
+
+
+@dataclass(slots=True, frozen=True)
+class LoadedVersion:
+    """What a loader hands over: a complete configuration and one engine for each instance.
+
+    Attributes:
+        directory: where the version's files lie; the model's own files lie in its parent.
+        degraded: why this is not what was published; empty if all is well.
+        note: which engines of the version cannot run here, and why; empty if all can.
+        records: of the engine files that serve, more than one where instances run on two kinds of device; none
+            without evidence.
+    """
+
+    config: ModelConfig
+    version: int
+    directory: Path
+    engines: Sequence[Engine]
+    load_seconds: float
+    degraded: str = ""
+    note: str = ""
+    records: Sequence[EngineRecord] = ()
