@@ -91,7 +91,7 @@ bench: build ## the measurements that the README and docs/measurements.md quote
 LOCK = uv pip compile pyproject.toml --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q
 
 lock: ## resolve the dependencies again (needs uv)
-	$(LOCK) --extra build --extra cpu --extra optimizer --extra openvino --extra test --extra dev --extra loadtest -o locks/test.txt
+	$(LOCK) --extra build --extra cpu --extra optimizer --extra openvino --extra s3 --extra test --extra dev --extra loadtest -o locks/test.txt
 	$(LOCK) --extra build --extra cpu --extra optimizer -c locks/test.txt -o locks/run.txt
 	$(LOCK) --extra build --extra cpu -c locks/test.txt -o locks/service.txt
 	$(LOCK) locks/service-gpu.in --extra build --extra gpu -c locks/test.txt -o locks/service-gpu.txt
