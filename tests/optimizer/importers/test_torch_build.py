@@ -54,7 +54,7 @@ def test_a_program_is_built_and_published_and_answers_as_pytorch_does(
     evidence = read_evidence(version)
     assert evidence is not None
     assert evidence.source.file.endswith("program.pt2")
-    assert {candidate.name for candidate in evidence.candidates} == {"source", "fp32", "int8"}
+    assert {candidate.name for candidate in evidence.candidates} >= {"source", "fp32", "int8"}
     session = onnxruntime.InferenceSession(version / "fallback.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: rows})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
