@@ -8,23 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from enginehouse.config_fields import HONOURED_FIELDS
 from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
-from enginehouse.model_config import HONOURED_FIELDS
 from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
 from enginehouse.proto.model_config_pb2 import ModelConfig
+from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.http.application import create_application
+from service.loaded import LoadedVersion
 from service.metrics import ServerMetrics
 from service.registry import Registry
-from service.served_model import LoadedVersion, ServedModel
 from service.server import Identity, InferenceServer
 from service.settings import Settings
 from service.status import STATUS
 
 FOLDER = Path(__file__).parent
-DOCUMENTS = ("operations.md", "protocol.md")
+DOCUMENTS = ("operations.md", "protocol.md", "triton.md")
 _BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -78,8 +79,9 @@ def errors() -> str:
 
 
 def configuration() -> str:
-    """Every field of a model configuration that is honoured."""
-    return "\n".join(f"- `{path}`" for path in sorted(HONOURED_FIELDS))
+    """Every field of a model configuration, and what becomes of it."""
+    rows = [(f"`{path}`", field.standing, field.note) for path, field in HONOURED_FIELDS.items()]
+    return _table(("field", "is", "note"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -141,7 +143,8 @@ def _exposition() -> str:
     record = EngineRecord(
         file="any", platform="any", provider="", precision="any", role="chosen", tolerance=GoldenTolerance(original={})
     )
-    model = ServedModel(LoadedVersion(ModelConfig(name="any"), 1, [engine], 0.0, records=[record]), FakeClock())
+    loaded = LoadedVersion(ModelConfig(name="any"), 1, Path(), [engine], 0.0, records=[record])
+    model = serve_version(loaded, Surroundings(FakeClock()))
     registry = Registry()
     registry.replace("any", [model])
     try:

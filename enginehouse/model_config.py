@@ -4,54 +4,19 @@
 not honour: nothing that a configuration says is ignored in silence.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
+from enginehouse.config_fields import set_fields, standing_of
 from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 from enginehouse.tensor import TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
-
-# Every field that is honoured, or that asks for nothing here (formats and labels describe; pinned memory is a hint).
-HONOURED_FIELDS = frozenset(
-    (
-        "name",
-        "platform",
-        "backend",
-        "default_model_filename",
-        "max_batch_size",
-        "version_policy",
-        "parameters",
-        "input.name",
-        "input.data_type",
-        "input.dims",
-        "input.format",
-        "input.reshape",
-        "output.name",
-        "output.data_type",
-        "output.dims",
-        "output.reshape",
-        "output.label_filename",
-        "instance_group.name",
-        "instance_group.kind",
-        "instance_group.count",
-        "instance_group.gpus",
-        "dynamic_batching.preferred_batch_size",
-        "dynamic_batching.max_queue_delay_microseconds",
-        "dynamic_batching.default_queue_policy.default_timeout_microseconds",
-        "dynamic_batching.default_queue_policy.allow_timeout_override",
-        "dynamic_batching.default_queue_policy.max_queue_size",
-        "optimization.input_pinned_memory",
-        "optimization.output_pinned_memory",
-    )
-)
-# Fields of which some are honoured: with none of them set, they ask for the defaults.
-_HONOURED_IN_PART = frozenset(path[: path.rindex(".")] for path in HONOURED_FIELDS if "." in path)
 
 # Keys that ONNX Runtime's backend elsewhere gives a meaning; any other key is the user's own and means nothing here.
 UNHONOURED_PARAMETERS = frozenset(
@@ -143,7 +108,7 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 
 def refuse_unhonoured(config: ModelConfig) -> None:
     """Raise `NotSupported` naming every field that is set and would not be honoured."""
-    unknown = sorted({path for path in _set_fields(config, "") if path not in HONOURED_FIELDS})
+    unknown = sorted(path for path in set_fields(config) if standing_of(path).standing == "refused")
     unknown += sorted(f"parameters['{key}']" for key in config.parameters if key in UNHONOURED_PARAMETERS)
     if unknown:
         raise NotSupported(
@@ -227,18 +192,3 @@ def _field_text(config: ModelConfig, name: str) -> str:
     else:
         setattr(only, name, value)
     return text_format.MessageToString(only, as_one_line=True) or "nothing"
-
-
-def _set_fields(message: Message, prefix: str) -> Iterator[str]:
-    """Dotted paths of all set fields; what has fields of its own is entered, unless it is honoured as a whole."""
-    for field, value in message.ListFields():
-        path = prefix + field.name
-        is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-        if field.message_type is None or is_map or path in HONOURED_FIELDS:
-            yield path
-            continue
-        for item in value if field.is_repeated else [value]:
-            if item.ListFields():
-                yield from _set_fields(item, f"{path}.")
-            elif path not in _HONOURED_IN_PART:
-                yield path

@@ -1,17 +1,14 @@
 """`config.pbtxt`: the real text format, nothing unknown, nothing ignored in silence."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from google.protobuf import json_format, text_format
-from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.dtype import DTYPES
-from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.errors import InvalidInput
 from enginehouse.model_config import (
     config_from_json,
     config_from_specs,
@@ -139,114 +136,6 @@ def test_an_element_type_beyond_the_enum_is_refused() -> None:
         input_specs(config)
 
 
-# What is honoured, walked below: everything else in the proto must be refused, field by field.
-HONOURED = {
-    "name", "platform", "backend", "default_model_filename", "max_batch_size",
-    "version_policy.latest.num_versions", "version_policy.specific.versions", "version_policy.all",
-    "parameters",
-    "input.name", "input.data_type", "input.dims", "input.format", "input.reshape.shape",
-    "output.name", "output.data_type", "output.dims", "output.reshape.shape", "output.label_filename",
-    "instance_group.name", "instance_group.kind", "instance_group.count", "instance_group.gpus",
-    "dynamic_batching.preferred_batch_size", "dynamic_batching.max_queue_delay_microseconds",
-    "dynamic_batching.default_queue_policy.default_timeout_microseconds",
-    "dynamic_batching.default_queue_policy.allow_timeout_override",
-    "dynamic_batching.default_queue_policy.max_queue_size",
-    "optimization.input_pinned_memory.enable", "optimization.output_pinned_memory.enable",
-}  # fmt: skip
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
-def leaves(descriptor: Any, before: tuple[FieldDescriptor, ...] = ()) -> Iterator[tuple[FieldDescriptor, ...]]:
-    for field in descriptor.fields:
-        if field.message_type is None or is_map(field) or not field.message_type.fields:
-            yield (*before, field)
-        elif field.message_type not in [parent.message_type for parent in before]:
-            yield from leaves(field.message_type, (*before, field))
-
-
-def dotted(path: tuple[FieldDescriptor, ...]) -> str:
-    return ".".join(field.name for field in path)
-
-
-def set_something(message: Any, field: Any) -> None:
-    value: Any
-    if is_map(field):
-        key: Any = "k" if field.message_type.fields_by_name["key"].cpp_type == FieldDescriptor.CPPTYPE_STRING else 1
-        value = field.message_type.fields_by_name["value"]
-        if value.message_type is None:
-            getattr(message, field.name)[key] = "v"
-        else:
-            getattr(message, field.name)[key].SetInParent()
-        return
-    if field.message_type is not None:
-        getattr(message, field.name).SetInParent()
-        return
-    if field.enum_type is not None:
-        value = field.enum_type.values[-1].number
-    else:
-        value = {FieldDescriptor.CPPTYPE_STRING: "x", FieldDescriptor.CPPTYPE_BOOL: True}.get(field.cpp_type, 1)
-    if field.is_repeated:
-        getattr(message, field.name).append(value)
-    else:
-        setattr(message, field.name, value)
-
-
-LEAVES = {dotted(path): path for path in leaves(ModelConfig.DESCRIPTOR)}
-
-
-@pytest.mark.parametrize("name", LEAVES)
-def test_every_field_is_honoured_or_refused_by_name(name: str) -> None:
-    config = ModelConfig(name="m")
-    message: Any = config
-    *parents, last = LEAVES[name]
-    for parent in parents:
-        child = getattr(message, parent.name)
-        message = child.add() if parent.is_repeated else child
-    set_something(message, last)
-    if name in HONOURED:
-        refuse_unhonoured(config)
-        return
-    with pytest.raises(NotSupported) as refusal:
-        refuse_unhonoured(config)
-    # The only value of some enums is their default: the message around it is what is seen.
-    assert name.removesuffix(".kind") in str(refusal.value)
-
-
-def test_the_list_of_what_is_honoured_names_fields_that_exist() -> None:
-    assert set(LEAVES) >= HONOURED
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "dynamic_batching { }",
-        "dynamic_batching { default_queue_policy { } }",
-        "instance_group [ { } ]",
-        "optimization { }",
-        "version_policy { all { } }",
-    ],
-)
-def test_an_empty_message_asks_for_defaults(text: str) -> None:
-    refuse_unhonoured(config_from_text(text, "m"))
-
-
-@pytest.mark.parametrize("text", ["sequence_batching { }", "ensemble_scheduling { }", "model_warmup { }"])
-def test_an_empty_message_that_changes_the_meaning_is_refused(text: str) -> None:
-    with pytest.raises(NotSupported, match=text.split()[0]):
-        refuse_unhonoured(config_from_text(text, "m"))
-
-
-def test_all_refused_fields_are_named_at_once() -> None:
-    text = "response_cache { enable: true } dynamic_batching { preserve_ordering: true priority_levels: 2 }"
-    with pytest.raises(NotSupported) as refusal:
-        refuse_unhonoured(config_from_text(text, "m"))
-    for name in ("response_cache.enable", "dynamic_batching.preserve_ordering", "dynamic_batching.priority_levels"):
-        assert name in str(refusal.value)
-
-
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
@@ -310,23 +199,3 @@ def test_an_independent_reader_agrees_in_the_same_process() -> None:
     theirs = text_format.Parse(text_from_config(config), model_config_pb2.ModelConfig())
     assert json_format.MessageToDict(theirs) == json_format.MessageToDict(config)
     assert theirs.SerializeToString(deterministic=True) == config.SerializeToString(deterministic=True)
-
-
-def test_the_fields_that_both_know_have_the_same_numbers_and_types() -> None:
-    from tritonclient.grpc import model_config_pb2
-
-    ours = {name: facts(path[-1]) for name, path in LEAVES.items()}
-    theirs = {dotted(path): facts(path[-1]) for path in leaves(model_config_pb2.ModelConfig.DESCRIPTOR)}
-    assert {name: ours.get(name) for name in theirs} == theirs
-
-
-def facts(field: FieldDescriptor) -> tuple[object, ...]:
-    return field.number, field.type, field.is_repeated
-
-
-def test_a_parameter_that_means_something_elsewhere_is_refused_and_a_users_own_is_not() -> None:
-    ours = config_from_text("parameters { key: 'owner' value { string_value: 'me' } }", "m")
-    refuse_unhonoured(ours)
-    theirs = config_from_text("parameters { key: 'execution_mode' value { string_value: '1' } }", "m")
-    with pytest.raises(NotSupported, match=r"parameters\['execution_mode'\]"):
-        refuse_unhonoured(theirs)

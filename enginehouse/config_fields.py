@@ -1,0 +1,218 @@
+"""What becomes of each field of a model configuration: the one table that loading, linting and the documentation read.
+
+A field that a change makes work is flipped here, in the same commit. A test holds the table to the message's own
+description: no field is left out, none is made up.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+Standing = Literal["honoured", "emulated", "refused"]
+
+
+@dataclass(slots=True, frozen=True)
+class Field:
+    """What becomes of one field.
+
+    Attributes:
+        standing: honoured does what it does in Triton; emulated is accepted, and the note says what happens instead;
+            refused fails the load, naming the field.
+        note: what a reader of the table has to know; of a refused field, why or what to do instead.
+    """
+
+    standing: Standing
+    note: str = ""
+
+
+_YES = Field("honoured")
+_NOT_YET = Field("refused", "not built yet")
+
+# By dotted path of the field; a map of plain values is one field, a map of messages is entered.
+HONOURED_FIELDS: Mapping[str, Field] = {
+    "name": Field("honoured", "must be the directory's name where it is given"),
+    "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`; any other is refused"),
+    "backend": Field("honoured", "`onnxruntime`, `tensorrt`, `openvino`; any other is refused"),
+    "runtime": Field("refused", "names a shared library of Triton's; leave it out"),
+    "version_policy.latest.num_versions": _YES,
+    "version_policy.all": _YES,
+    "version_policy.specific.versions": Field("honoured", "a version that is not there is an error"),
+    "max_batch_size": _YES,
+    "input.name": _YES,
+    "input.data_type": _YES,
+    "input.format": Field("emulated", "describes the picture; the engine takes what `dims` says"),
+    "input.dims": _YES,
+    "input.reshape.shape": _YES,
+    "input.is_shape_tensor": _NOT_YET,
+    "input.allow_ragged_batch": _NOT_YET,
+    "input.optional": _NOT_YET,
+    "input.is_non_linear_format_io": Field(
+        "refused", "vectorized layouts of TensorRT; build the plan with linear ones"
+    ),
+    "output.name": _YES,
+    "output.data_type": _YES,
+    "output.dims": _YES,
+    "output.reshape.shape": _YES,
+    "output.label_filename": Field("emulated", "accepted; the labels are not read yet"),
+    "output.is_shape_tensor": _NOT_YET,
+    "output.is_non_linear_format_io": Field(
+        "refused", "vectorized layouts of TensorRT; build the plan with linear ones"
+    ),
+    "batch_input.kind": _NOT_YET,
+    "batch_input.target_name": _NOT_YET,
+    "batch_input.data_type": _NOT_YET,
+    "batch_input.source_input": _NOT_YET,
+    "batch_output.target_name": _NOT_YET,
+    "batch_output.kind": _NOT_YET,
+    "batch_output.source_input": _NOT_YET,
+    "optimization.graph.level": _NOT_YET,
+    "optimization.priority": _NOT_YET,
+    "optimization.cuda.graphs": _NOT_YET,
+    "optimization.cuda.busy_wait_events": _NOT_YET,
+    "optimization.cuda.graph_spec.batch_size": _NOT_YET,
+    "optimization.cuda.graph_spec.input.dim": _NOT_YET,
+    "optimization.cuda.graph_spec.graph_lower_bound.batch_size": _NOT_YET,
+    "optimization.cuda.graph_spec.graph_lower_bound.input.dim": _NOT_YET,
+    "optimization.cuda.output_copy_stream": _NOT_YET,
+    "optimization.execution_accelerators.gpu_execution_accelerator.name": _NOT_YET,
+    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": _NOT_YET,
+    "optimization.execution_accelerators.cpu_execution_accelerator.name": _NOT_YET,
+    "optimization.execution_accelerators.cpu_execution_accelerator.parameters": _NOT_YET,
+    "optimization.input_pinned_memory.enable": Field("emulated", "a hint; the engine's library copies its own way"),
+    "optimization.output_pinned_memory.enable": Field("emulated", "a hint; the engine's library copies its own way"),
+    "optimization.gather_kernel_buffer_threshold": _NOT_YET,
+    "optimization.eager_batching": _NOT_YET,
+    "dynamic_batching.preferred_batch_size": _YES,
+    "dynamic_batching.max_queue_delay_microseconds": _YES,
+    "dynamic_batching.preserve_ordering": _NOT_YET,
+    "dynamic_batching.priority_levels": _NOT_YET,
+    "dynamic_batching.default_priority_level": _NOT_YET,
+    "dynamic_batching.default_queue_policy.timeout_action": _NOT_YET,
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds": _YES,
+    "dynamic_batching.default_queue_policy.allow_timeout_override": _YES,
+    "dynamic_batching.default_queue_policy.max_queue_size": _YES,
+    "dynamic_batching.priority_queue_policy.timeout_action": _NOT_YET,
+    "dynamic_batching.priority_queue_policy.default_timeout_microseconds": _NOT_YET,
+    "dynamic_batching.priority_queue_policy.allow_timeout_override": _NOT_YET,
+    "dynamic_batching.priority_queue_policy.max_queue_size": _NOT_YET,
+    "sequence_batching.direct.max_queue_delay_microseconds": _NOT_YET,
+    "sequence_batching.direct.minimum_slot_utilization": _NOT_YET,
+    "sequence_batching.oldest.max_candidate_sequences": _NOT_YET,
+    "sequence_batching.oldest.preferred_batch_size": _NOT_YET,
+    "sequence_batching.oldest.max_queue_delay_microseconds": _NOT_YET,
+    "sequence_batching.oldest.preserve_ordering": _NOT_YET,
+    "sequence_batching.max_sequence_idle_microseconds": _NOT_YET,
+    "sequence_batching.control_input.name": _NOT_YET,
+    "sequence_batching.control_input.control.kind": _NOT_YET,
+    "sequence_batching.control_input.control.int32_false_true": _NOT_YET,
+    "sequence_batching.control_input.control.fp32_false_true": _NOT_YET,
+    "sequence_batching.control_input.control.bool_false_true": _NOT_YET,
+    "sequence_batching.control_input.control.data_type": _NOT_YET,
+    "sequence_batching.state.input_name": _NOT_YET,
+    "sequence_batching.state.output_name": _NOT_YET,
+    "sequence_batching.state.data_type": _NOT_YET,
+    "sequence_batching.state.dims": _NOT_YET,
+    "sequence_batching.state.initial_state.data_type": _NOT_YET,
+    "sequence_batching.state.initial_state.dims": _NOT_YET,
+    "sequence_batching.state.initial_state.zero_data": _NOT_YET,
+    "sequence_batching.state.initial_state.data_file": _NOT_YET,
+    "sequence_batching.state.initial_state.name": _NOT_YET,
+    "sequence_batching.state.use_same_buffer_for_input_output": _NOT_YET,
+    "sequence_batching.state.use_growable_memory": _NOT_YET,
+    "sequence_batching.iterative_sequence": _NOT_YET,
+    "ensemble_scheduling.step.model_name": _NOT_YET,
+    "ensemble_scheduling.step.model_version": _NOT_YET,
+    "ensemble_scheduling.step.input_map": _NOT_YET,
+    "ensemble_scheduling.step.output_map": _NOT_YET,
+    "ensemble_scheduling.step.model_namespace": Field("refused", "there is one name space here; leave it out"),
+    "ensemble_scheduling.max_inflight_requests": _NOT_YET,
+    "instance_group.name": _YES,
+    "instance_group.kind": Field("honoured", "`KIND_MODEL` is refused"),
+    "instance_group.count": _YES,
+    "instance_group.rate_limiter.resources.name": _NOT_YET,
+    "instance_group.rate_limiter.resources.global": _NOT_YET,
+    "instance_group.rate_limiter.resources.count": _NOT_YET,
+    "instance_group.rate_limiter.priority": _NOT_YET,
+    "instance_group.gpus": Field("honoured", "the first GPU only"),
+    "instance_group.secondary_devices.kind": Field("refused", "NVDLA cores are not used; leave it out"),
+    "instance_group.secondary_devices.device_id": Field("refused", "NVDLA cores are not used; leave it out"),
+    "instance_group.profile": _NOT_YET,
+    "instance_group.passive": _NOT_YET,
+    "instance_group.host_policy": _NOT_YET,
+    "default_model_filename": _YES,
+    "cc_model_filenames": _NOT_YET,
+    "metric_tags": _NOT_YET,
+    "parameters": Field("honoured", "by key; see the table of parameters"),
+    "model_warmup.name": _NOT_YET,
+    "model_warmup.batch_size": _NOT_YET,
+    "model_warmup.inputs.data_type": _NOT_YET,
+    "model_warmup.inputs.dims": _NOT_YET,
+    "model_warmup.inputs.zero_data": _NOT_YET,
+    "model_warmup.inputs.random_data": _NOT_YET,
+    "model_warmup.inputs.input_data_file": _NOT_YET,
+    "model_warmup.count": _NOT_YET,
+    "model_operations.op_library_filename": _NOT_YET,
+    "model_transaction_policy.decoupled": _NOT_YET,
+    "model_repository_agents.agents.name": Field("refused", "agents are shared libraries of Triton's; leave them out"),
+    "model_repository_agents.agents.parameters": Field("refused", "see the agent's name"),
+    "response_cache.enable": _NOT_YET,
+    "model_metrics.metric_control.metric_identifier.family": _NOT_YET,
+    "model_metrics.metric_control.histogram_options.buckets": _NOT_YET,
+}
+
+
+def set_fields(config: Message) -> list[str]:
+    """Dotted paths of what a configuration sets, in its order, each once; a message that is there but empty is one."""
+    return list(dict.fromkeys(_set_fields(config, "")))
+
+
+def standing_of(path: str) -> Field:
+    """What becomes of a field or of an empty message, which asks for the defaults of what is in it."""
+    if path in HONOURED_FIELDS:
+        return HONOURED_FIELDS[path]
+    inside = [field for name, field in HONOURED_FIELDS.items() if name.startswith(f"{path}.")]
+    return next((field for field in inside if field.standing != "refused"), inside[0] if inside else _NOT_YET)
+
+
+def paths_of(message: Descriptor, prefix: str = "") -> Iterator[str]:
+    """Every dotted path that `HONOURED_FIELDS` must know."""
+    for field in message.fields:
+        inside = _entered(field)
+        if inside is None:
+            yield prefix + field.name
+        else:
+            yield from paths_of(inside, f"{prefix}{field.name}.")
+
+
+def _set_fields(message: Message, prefix: str) -> Iterator[str]:
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        if _entered(field) is None:
+            yield path
+            continue
+        for item in _messages(field, value):
+            if item.ListFields():
+                yield from _set_fields(item, f"{path}.")
+            else:
+                yield path
+
+
+def _messages(field: FieldDescriptor, value: object) -> list[Message]:
+    if not field.is_repeated:
+        return [value]  # type: ignore[list-item]
+    return list(value.values()) if _is_map(field) else list(value)  # type: ignore[attr-defined, call-overload]
+
+
+def _entered(field: FieldDescriptor) -> Descriptor | None:
+    """The message whose fields count one by one; None where the field counts as a whole."""
+    if field.message_type is None or field.name == "parameters":
+        return None
+    inside = field.message_type.fields_by_name["value"].message_type if _is_map(field) else field.message_type
+    return inside if inside is not None and inside.fields else None
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
