@@ -47,7 +47,8 @@ class Service:
         metrics = ServerMetrics(registry)
         loader = VersionLoader(repository, metrics.count_golden_failure)
         self._settings = settings
-        self._lifecycle = Lifecycle(registry, loader, Surroundings(clock), settings.exit_timeout_secs)
+        surroundings = Surroundings(clock, infer=lambda request, settle: self.server.infer(request, settle))
+        self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs)
         self.server = InferenceServer(
             registry,
             self._lifecycle,

@@ -99,3 +99,7 @@ class Admitted(Protocol):
 
     def cancel(self) -> None:
         """Take it out of its queue, where it is still there; one that is running finishes unheard."""
+
+
+Infer = Callable[[InferRequest, Settle], Admitted | None]
+"""Asks a model: `settle` is called exactly once, perhaps before this returns; None if the request was refused."""
