@@ -54,7 +54,7 @@ def _window(seconds: float) -> Load:
 
 def http_load(port: int, model: str, name: str, row: Array, concurrency: int, seconds: float) -> Load:
     """Send one row a request in the binary form over HTTP/1.1 to the loopback."""
-    return uvloop.run(_http_load(port, _http_request(model, name, row), concurrency, seconds))
+    return uvloop.run(_http_load(port, http_request(model, name, row), concurrency, seconds))
 
 
 def grpc_load(port: int, model: str, name: str, row: Array, concurrency: int, seconds: float) -> Load:
@@ -64,7 +64,8 @@ def grpc_load(port: int, model: str, name: str, row: Array, concurrency: int, se
     return uvloop.run(_grpc_load(port, message.SerializeToString(), concurrency, seconds))
 
 
-def _http_request(model: str, name: str, row: Array) -> bytes:
+def http_request(model: str, name: str, row: Array) -> bytes:
+    """One row in the binary form, whole."""
     tensor = {"name": name, "datatype": "FP32", "shape": row.shape, "parameters": {"binary_data_size": row.nbytes}}
     header = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     body = header + row.tobytes()

@@ -7,14 +7,9 @@ ratio of a round is taken within it, and the table shows medians over the rounds
 """
 
 import argparse
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.load import Load, grpc_load, http_load
 from benchmarks.resnet50 import build_resnet50
+from benchmarks.running_server import running_server
 from enginehouse.dtype import Array
 from enginehouse.engine import Engine
 from enginehouse.hardware import this_hardware, threads_per_instance
@@ -77,14 +73,14 @@ def _measure(subject: Subject, arguments: argparse.Namespace, table: Table) -> N
     with tempfile.TemporaryDirectory() as folder:
         path = _publish(Path(folder), subject)
         engine = OnnxRuntimeEngine(path, threads_per_instance(1))
-        with _server(Path(folder)) as (http_port, grpc_port):
+        with running_server(Path(folder)) as server:
             batch = _best_batch(engine, subject)
             send = (subject.name, engine.inputs[0].name, subject.row, arguments.concurrency, arguments.seconds)
             rounds = [
                 Round(
                     _loop_rate(engine, subject, batch, arguments.seconds),
-                    http_load(http_port, *send),
-                    grpc_load(grpc_port, *send),
+                    http_load(server.http_port, *send),
+                    grpc_load(server.grpc_port, *send),
                 )
                 for _ in range(arguments.rounds)
             ]
@@ -131,27 +127,6 @@ def _publish(repository: Path, subject: Subject) -> Path:
     config = f"max_batch_size: {subject.max_batch_size}\ndynamic_batching {{ }}\n"
     (repository / subject.name / "config.pbtxt").write_text(config)
     return path
-
-
-@contextmanager
-def _server(repository: Path) -> Iterator[tuple[int, int]]:
-    """A server process on free ports; gives the ports of HTTP and gRPC."""
-    command = [sys.executable, "-m", "service", "--model-repository", str(repository)]
-    for transport in ("http", "grpc", "metrics"):
-        command += [f"--{transport}-port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        try:
-            found = {
-                match.group(1): int(match.group(2))
-                for match in (
-                    re.search(r"(HTTP|gRPC|metrics) .*127\.0\.0\.1:(\d+)", next(process.stdout)) for _ in range(4)
-                )
-                if match
-            }
-            yield found["HTTP"], found["gRPC"]
-        finally:
-            process.terminate()
 
 
 def _digits() -> Subject:

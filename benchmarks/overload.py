@@ -1,0 +1,184 @@
+"""Twice as many requests as a server can answer: what still arrives in time, and how fast the rest is refused.
+
+    python -m benchmarks.overload [--seconds 60] [--model digits|ten_ms] [--plain]
+
+The capacity is measured first, in the same run, by a closed loop at its best concurrency whose p99 stays inside the
+deadline. Then Poisson arrivals at 0.8 and at 2 times of it. With `--plain` the server has an unbounded queue and no
+deadline, as servers come: the collapse that `slo_ms` avoids. Server and load share the machine.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import http_load, http_request
+from benchmarks.open_loop import Outcome, open_load, percentile
+from benchmarks.running_server import RunningServer, running_server
+from enginehouse.dtype import Array
+from enginehouse.engine import Engine
+from enginehouse.hardware import this_hardware, threads_per_instance
+from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_SECONDS = 0.1
+MAX_BATCH = 16
+_CONCURRENCIES = (4, 16, 64)
+_WIDTH = 1024
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, and one row for it."""
+
+    name: str
+    path: Path
+    row: Array
+
+
+@dataclass(frozen=True)
+class Line:
+    """One load as the table shows it."""
+
+    factor: float
+    outcome: Outcome
+    memory_before: int
+    memory_after: int
+
+
+def main() -> None:
+    arguments = _arguments()
+    subjects: dict[str, Callable[[Path], Subject]] = {"digits": digits, "ten_ms": ten_ms}
+    table = Table(title=f"{this_hardware()}; deadline {1000 * DEADLINE_SECONDS:g} ms, {arguments.seconds:g} s a load")
+    for column in ("model", "server", "capacity/s", "load", "goodput", "of capacity", "refused", "refusal p99 ms"):
+        table.add_column(column, justify="right")
+    for column in ("p50 ms", "p99 ms", "batch ms", "memory MB"):
+        table.add_column(column, justify="right")
+    for name in [arguments.model] if arguments.model else list(subjects):
+        with tempfile.TemporaryDirectory() as folder:
+            _measure(subjects[name](Path(folder)), Path(folder) / "models", arguments, table)
+    Console(width=150).print(table)
+
+
+def _measure(subject: Subject, repository: Path, arguments: argparse.Namespace, table: Table) -> None:
+    engine = OnnxRuntimeEngine(subject.path, threads_per_instance(1))
+    batch_ms = 1000 * batch_seconds(engine, subject.row, MAX_BATCH)
+    name = engine.inputs[0].name
+    request = http_request(subject.name, name, subject.row)
+    publish(subject, repository, is_plain=arguments.plain)
+    with running_server(repository) as server:
+        capacity = _capacity(server, subject, name)
+        for factor in (0.8, 2.0):
+            before = server.memory_bytes()
+            outcome = open_load(server.http_port, request, factor * capacity, arguments.seconds, seed=7)
+            line = Line(factor, outcome, before, server.memory_bytes())
+            table.add_row(subject.name, "plain" if arguments.plain else "slo", *_cells(line, capacity, batch_ms))
+
+
+def _cells(line: Line, capacity: float, batch_ms: float) -> list[str]:
+    outcome = line.outcome
+    goodput = outcome.goodput(DEADLINE_SECONDS)
+    answered, refused = outcome.answered_ms(), outcome.refused_ms()
+    return [
+        f"{capacity:.0f}",
+        f"{line.factor:g}x",
+        f"{goodput:.0f}",
+        f"{goodput / capacity:.1%}",
+        f"{len(refused) / len(outcome.asked):.1%}" + (f" (+{outcome.unanswered} lost)" if outcome.unanswered else ""),
+        f"{percentile(refused, 99):.1f}",
+        f"{percentile(answered, 50):.1f}",
+        f"{percentile(answered, 99):.1f}",
+        f"{batch_ms:.1f}",
+        f"{line.memory_before / 1e6:.0f} to {line.memory_after / 1e6:.0f}",
+    ]
+
+
+def _capacity(server: RunningServer, subject: Subject, name: str) -> float:
+    """The best rate of a closed loop whose p99 stays inside the deadline."""
+    best = 0.0
+    for concurrency in _CONCURRENCIES:
+        load = http_load(server.http_port, subject.name, name, subject.row, concurrency, seconds=5.0)
+        if load.percentile_ms(99) <= 1000 * DEADLINE_SECONDS:
+            best = max(best, load.requests_per_second)
+    return best
+
+
+def batch_seconds(engine: Engine, row: Array, rows: int) -> float:
+    """The median time of a full batch, alone."""
+    feeds = {engine.inputs[0].name: np.repeat(row, rows, axis=0)}
+    times = []
+    for _ in range(30):
+        begun = time.perf_counter()
+        engine.run(feeds)
+        times.append(time.perf_counter() - begun)
+    return float(np.median(times))
+
+
+def publish(subject: Subject, repository: Path, *, is_plain: bool) -> None:
+    """A repository with the one model, with or without a deadline of its own."""
+    target = repository / subject.name / "1" / "model.onnx"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(subject.path.read_bytes())
+    text = f"max_batch_size: {MAX_BATCH}\n"
+    if is_plain:
+        text += "dynamic_batching { default_queue_policy { max_queue_size: 0 } }\n"
+    else:
+        text += "dynamic_batching { }\n"
+        text += f'parameters {{ key: "slo_ms" value {{ string_value: "{1000 * DEADLINE_SECONDS:g}" }} }}\n'
+    (repository / subject.name / "config.pbtxt").write_text(text)
+
+
+def digits(_folder: Path) -> Subject:
+    """The trained CNN: tiny, so that the server around it is what is loaded."""
+    with np.load(ROOT / "examples" / "digits" / "digits.npz", allow_pickle=False) as data:
+        return Subject("digits", ROOT / "examples" / "digits" / "digits.onnx", data["test/pixels"][:1])
+
+
+def ten_ms(folder: Path) -> Subject:
+    """A chain of matrix products, as many as take 10 ms for a full batch on this machine."""
+    row = np.random.default_rng(0).standard_normal((1, _WIDTH), dtype=np.float32)
+    path = folder / "ten_ms.onnx"
+    layers = 4
+    for _ in range(3):
+        onnx.save(chain(layers), path)
+        engine = OnnxRuntimeEngine(path, threads_per_instance(1))
+        layers = max(1, round(layers * 0.010 / batch_seconds(engine, row, MAX_BATCH)))
+        engine.close()
+    return Subject("ten_ms", path, row)
+
+
+def chain(layers: int) -> onnx.ModelProto:
+    """`y = tanh(... tanh(x W) ... W)`: random weights, they decide speed only."""
+    weight = np.random.default_rng(1).standard_normal((_WIDTH, _WIDTH), dtype=np.float32) / np.float32(_WIDTH**0.5)
+    nodes = []
+    for layer in range(layers):
+        nodes.append(helper.make_node("MatMul", [f"h{layer}", f"w{layer}"], [f"p{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"p{layer}"], [f"h{layer + 1}"]))
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("h0", TensorProto.FLOAT, ["batch", _WIDTH])],
+        [helper.make_tensor_value_info(f"h{layers}", TensorProto.FLOAT, ["batch", _WIDTH])],
+        [numpy_helper.from_array(weight, f"w{layer}") for layer in range(layers)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of each load")
+    parser.add_argument("--model", choices=("digits", "ten_ms"), help="only this model")
+    parser.add_argument("--plain", action="store_true", help="a server with an unbounded queue and no deadline")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

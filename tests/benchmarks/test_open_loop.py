@@ -1,0 +1,61 @@
+"""The open loop: latencies count from when a request was due, and a slow server does not slow the arrivals."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from benchmarks.open_loop import Asked, Outcome, open_load, percentile
+
+REQUEST = b"POST /x HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\nhi"
+
+
+class Answering(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    may_answer = threading.Event()
+    count = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(2)
+        assert self.may_answer.wait(30)
+        type(self).count += 1
+        self.send_response(200 if self.count % 2 else 503)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"done")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_every_request_is_sent_and_heard_though_none_waits_for_another(port: int) -> None:
+    Answering.may_answer.clear()
+    timer = threading.Timer(0.5, Answering.may_answer.set)
+    timer.start()
+    outcome = open_load(port, REQUEST, per_second=50, seconds=0.3, seed=1)
+    timer.join()
+    assert 3 < len(outcome.asked) < 40
+    assert outcome.unanswered == 0
+    assert {one.status for one in outcome.asked} == {200, 503}
+    assert len(outcome.answered_ms()) + len(outcome.refused_ms()) == len(outcome.asked)
+    # What was due first waited longest, because nobody was answered before all had been sent.
+    assert outcome.asked[0].seconds > outcome.asked[-1].seconds > 0.1
+
+
+def test_only_answers_inside_the_deadline_are_good() -> None:
+    outcome = Outcome(2.0, [Asked(0, 0.1, 200), Asked(0, 0.3, 200), Asked(0, 0.1, 503), Asked(0)])
+    assert outcome.goodput(0.2) == 0.5
+    assert outcome.unanswered == 1
+    assert percentile([1.0, 2.0, 3.0], 50) == 2.0
+    assert percentile([], 99) != percentile([], 99)
