@@ -78,7 +78,7 @@ class _Generator:
         self._outcome = Outcome(seconds)
         self._idle: deque[_Connection] = deque()
         self._waiting: deque[Asked] = deque()
-        self._count = 0
+        self._connections: set[_Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
 
     async def run(self, per_second: float, seed: int) -> Outcome:
@@ -95,6 +95,8 @@ class _Generator:
             await asyncio.sleep(0.05)
         for task in self._opening:
             task.cancel()
+        for connection in list(self._connections):
+            connection.close()
         return self._outcome
 
     def take(self, connection: "_Connection") -> None:
@@ -105,7 +107,7 @@ class _Generator:
             self._idle.append(connection)
 
     def lose(self, connection: "_Connection") -> None:
-        self._count -= 1
+        self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
@@ -115,8 +117,7 @@ class _Generator:
             self._idle.pop().send(asked, self._request)
             return
         self._waiting.append(asked)
-        if self._count < MAX_CONNECTIONS:
-            self._count += 1
+        if len(self._connections) + len(self._opening) < MAX_CONNECTIONS:
             task = asyncio.ensure_future(self._connect())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -127,8 +128,8 @@ class _Generator:
                 lambda: _Connection(self), "127.0.0.1", self._port
             )
         except OSError:
-            self._count -= 1
             return
+        self._connections.add(connection)
         self.take(connection)
 
 
@@ -147,6 +148,9 @@ class _Connection(asyncio.Protocol):
     def send(self, asked: Asked, request: bytes) -> None:
         self._asked = asked
         self._transport.write(request)
+
+    def close(self) -> None:
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._received += data

@@ -25,7 +25,7 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"done")
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *_: object) -> None:
         """Nobody reads it."""
 
 
