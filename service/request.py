@@ -39,8 +39,9 @@ class InferRequest:
         parameters: as the client sent them, without those that have a field of their own here.
         priority: 1 is served first; 0 asks for the model's default.
         sequence: None for a request that stands alone.
+        timeout_seconds: how long the client lets it wait in a queue; 0 for as long as the model does.
         deadline: when the answer is of no use any more, in the seconds of `Clock.now`; None for never. The least of
-            what the transport was told and of the `timeout` parameter.
+            what the transport was told and of the timeouts of request and model.
         classifications: outputs wanted as their highest classes, and how many of them.
         emit: takes each response of a decoupled model before the last one; None for a caller that takes only one.
         received_at: when the transport had the whole request, in the seconds of `Clock.now`.
@@ -55,6 +56,7 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     priority: int = 0
     sequence: SequencePosition | None = None
+    timeout_seconds: float = 0.0
     deadline: float | None = None
     classifications: Mapping[str, int] = field(default_factory=dict)
     emit: "Callable[[InferResponse], None] | None" = None

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from enginehouse.engine import Engine
-from enginehouse.errors import Error, InvalidInput, NotReady
+from enginehouse.errors import Error, NotReady
 from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -17,6 +17,7 @@ from service.instance import Batch, Instance
 from service.loaded import LoadedVersion
 from service.queue import Pending, deliver
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
+from service.reserved_parameters import take_reserved
 from service.rows import Layout
 from service.scheduler import Hooks, MakeScheduler
 from service.statistics import ModelStatistics
@@ -77,6 +78,7 @@ class ServedModel:
         try:
             if self._is_draining:
                 raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+            take_reserved(request)
             rows, shape_key = self._admission.check(request)
             pending = Pending(request, settle, rows, shape_key)
             request.deadline = self._deadline_of(request)
@@ -114,10 +116,7 @@ class ServedModel:
 
     def _deadline_of(self, request: InferRequest) -> float | None:
         """A request may only lower the model's timeout, and only where the model lets it."""
-        wanted = request.parameters.get("timeout", 0)
-        if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 0:
-            raise InvalidInput(f"parameter 'timeout' is {wanted!r}; expected microseconds, a whole number from 0.")
-        timeouts = [self._timeout_seconds, wanted / 1e6 if self._may_override else 0]
+        timeouts = [self._timeout_seconds, request.timeout_seconds if self._may_override else 0]
         deadlines = [self._clock.now() + seconds for seconds in timeouts if seconds]
         return min([*deadlines, *([] if request.deadline is None else [request.deadline])], default=None)
 

@@ -86,7 +86,7 @@ def test_a_policy_without_a_size_is_unlimited(bench: MakeBench) -> None:
         (EXPIRING % "allow_timeout_override: true", 100_000, 0.1),
         (EXPIRING % "allow_timeout_override: true", 900_000, 0.5),
         (PATIENT % "", 100_000, 0.1),
-        (PATIENT % "", 2**64, None),
+        (PATIENT % "", 2**64 - 1, None),
         (PATIENT % "", 0, None),
     ],
 )
