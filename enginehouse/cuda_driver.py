@@ -15,6 +15,15 @@ from enginehouse.errors import EngineFailed, NotSupported
 _LIBRARY = "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
+IPC_HANDLE_BYTES = 64
+_LAZY_PEER_ACCESS = 1
+
+
+class _IpcHandle(ctypes.Structure):
+    """What stands for the memory of another process; the driver takes it by value."""
+
+    _fields_ = (("reserved", ctypes.c_ubyte * IPC_HANDLE_BYTES),)
+
 
 class CudaDriver:
     """One GPU. Call it from one thread at a time, `activate` first in each.
@@ -54,6 +63,21 @@ class CudaDriver:
 
     def free(self, address: int) -> None:
         self._call("cuMemFree_v2", ctypes.c_void_p(address))
+
+    def open_shared(self, handle: bytes) -> int:
+        """Address of memory that another process allocated and gave the handle of."""
+        packed = _IpcHandle.from_buffer_copy(handle)
+        return self._pointer("cuIpcOpenMemHandle_v2", packed, ctypes.c_uint(_LAZY_PEER_ACCESS))
+
+    def close_shared(self, address: int) -> None:
+        """Let go of memory of another process."""
+        self._call("cuIpcCloseMemHandle", ctypes.c_void_p(address))
+
+    def size_from(self, address: int) -> int:
+        """Bytes from an address to the end of the allocation that it lies in."""
+        base, size = ctypes.c_void_p(), ctypes.c_size_t()
+        self._call("cuMemGetAddressRange_v2", ctypes.byref(base), ctypes.byref(size), ctypes.c_void_p(address))
+        return (base.value or 0) + size.value - address
 
     def copy_in(self, address: int, array: Array) -> None:
         """Queue a copy to the GPU; `array` is contiguous and stays as it is until `synchronize`."""

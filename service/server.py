@@ -1,23 +1,31 @@
 """The one object behind every transport: infer, describe, load, unload. It knows no transport."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from enginehouse.errors import Error, NotReady, NotSupported
+from enginehouse.errors import Error, InvalidInput, NotReady, NotSupported
 from enginehouse.proto.grpc_service_pb2 import (
+    CudaSharedMemoryStatusResponse,
+    LogSettingsResponse,
     ModelMetadataResponse,
     ModelStatisticsResponse,
     RepositoryIndexResponse,
     ServerMetadataResponse,
+    SystemSharedMemoryStatusResponse,
+    TraceSettingResponse,
 )
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service import describe
+from service.client_tensors import ClientMemory
 from service.clock import Clock
+from service.controls import Controls
 from service.lifecycle import Lifecycle
+from service.log_settings import LogValue
 from service.queue import deliver
 from service.registry import Registry
 from service.request import Admitted, InferRequest, Settle
+from service.trace_settings import Changes
 
 # Only what is there: clients read this list to decide what they may ask for.
 EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
@@ -42,6 +50,7 @@ class InferenceServer:
     Args:
         is_strict: whether the server is ready only if each model that was asked for is.
         may_load: whether clients may load and unload models.
+        controls: what clients may register and set; by default no memory and no traces.
     """
 
     def __init__(
@@ -52,6 +61,7 @@ class InferenceServer:
         server_identity: Identity,
         is_strict: bool,
         may_load: bool,
+        controls: Controls | None = None,
     ) -> None:
         self.clock = clock
         self.registry = registry
@@ -59,6 +69,8 @@ class InferenceServer:
         self._identity = server_identity
         self._is_strict = is_strict
         self._may_load = may_load
+        self._controls = controls or Controls()
+        self.client_memory: ClientMemory = self._controls.memory
         self._is_started = False
         self._is_stopping = False
         self._readiness_watchers: list[Callable[[bool], None]] = []
@@ -76,7 +88,8 @@ class InferenceServer:
         except Error as refusal:
             deliver(settle, refusal, request.model_name)
             return None
-        return model.infer(request, settle)
+        tracer = self._controls.tracer
+        return model.infer(request, tracer.follow(request, settle) if tracer.is_on else settle)
 
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""
@@ -107,9 +120,8 @@ class InferenceServer:
         return True
 
     def server_metadata(self) -> ServerMetadataResponse:
-        return ServerMetadataResponse(
-            name=self._identity.name, version=self._identity.version, extensions=list(EXTENSIONS)
-        )
+        extensions = [*EXTENSIONS, *self._controls.extensions]
+        return ServerMetadataResponse(name=self._identity.name, version=self._identity.version, extensions=extensions)
 
     def model_metadata(self, name: str, version: str) -> ModelMetadataResponse:
         model = self.registry.resolve(name, version)
@@ -161,6 +173,45 @@ class InferenceServer:
         self._check_may_load()
         await self._lifecycle.unload(name)
         self._tell_watchers()
+
+    def system_shared_memory_status(self, name: str) -> SystemSharedMemoryStatusResponse:
+        """One registered region, or all if `name` is empty; raises `NotFound`."""
+        return self._controls.system_shared_memory_status(name)
+
+    def register_system_shared_memory(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Let requests name a part of a POSIX shared memory object; see `SharedMemory.register_system`."""
+        self._controls.memory.register_system(name, key, offset, byte_size)
+
+    def unregister_system_shared_memory(self, name: str) -> None:
+        """Forget one region, or all if `name` is empty."""
+        self._controls.memory.unregister_system(name)
+
+    def cuda_shared_memory_status(self, name: str) -> CudaSharedMemoryStatusResponse:
+        """One registered region, or all if `name` is empty; raises `NotFound`."""
+        return self._controls.cuda_shared_memory_status(name)
+
+    def register_cuda_shared_memory(self, name: str, raw_handle: bytes, device_id: int, byte_size: int) -> None:
+        """Let requests name memory of a GPU; see `SharedMemory.register_cuda`."""
+        self._controls.memory.register_cuda(name, raw_handle, device_id, byte_size)
+
+    def unregister_cuda_shared_memory(self, name: str) -> None:
+        """Forget one region, or all if `name` is empty."""
+        self._controls.memory.unregister_cuda(name)
+
+    def trace_settings(self, model_name: str, changes: Changes) -> TraceSettingResponse:
+        """Change what is named of a model's traces, or of all models' if `model_name` is empty; then tell all.
+
+        Raises:
+            InvalidInput: an unknown model, name or value.
+            NotSupported: the file was named.
+        """
+        if model_name and model_name not in self.registry.names():
+            raise InvalidInput(f"Request for unknown model : {model_name[:100]}")
+        return self._controls.trace_settings(model_name, changes)
+
+    def log_settings(self, changes: Mapping[str, LogValue]) -> LogSettingsResponse:
+        """Change what is named of the log, then tell all; raises `InvalidInput` or `NotSupported`."""
+        return self._controls.log_settings(changes)
 
     def _tell_watchers(self) -> None:
         for callback in self._readiness_watchers:
