@@ -3,8 +3,10 @@
 The defaults are Triton's: what a configuration leaves out is filled in, so that `GET …/config` answers the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from enginehouse.config_rules import check_config
 from enginehouse.errors import InvalidInput
 from enginehouse.model_config import config_from_specs, dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
@@ -19,6 +21,26 @@ _BACKEND_OF_PLATFORM = {
 }
 _PLATFORM_OF_FILE = {"model.onnx": "onnxruntime_onnx", "model.plan": "tensorrt_plan", "model.xml": "openvino"}
 FILE_OF_PLATFORM = {platform: file for file, platform in _PLATFORM_OF_FILE.items()}
+
+
+@dataclass(slots=True, frozen=True)
+class Completion:
+    """How much is filled in.
+
+    Attributes:
+        max_batch_sizes: of models that can batch and do not say how far, by backend; the empty name is for all others.
+        is_strict: nothing that describes the model is: what is left out is an error.
+    """
+
+    max_batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    is_strict: bool = False
+
+    def max_batch_size(self, backend: str) -> int:
+        default = self.max_batch_sizes.get("", DEFAULT_MAX_BATCH_SIZE)
+        return self.max_batch_sizes.get(backend, default)
+
+
+LENIENT = Completion()
 
 
 def complete_platform(config: ModelConfig, files: Sequence[str]) -> None:
@@ -41,68 +63,118 @@ def complete_platform(config: ModelConfig, files: Sequence[str]) -> None:
         raise InvalidInput(f"model '{config.name}': platform {config.platform} does not run on {config.backend}.")
     config.backend = backend
     config.default_model_filename = config.default_model_filename or FILE_OF_PLATFORM[config.platform]
-    if config.default_model_filename in (".", "..") or "/" in config.default_model_filename:
-        raise InvalidInput(
-            f"model '{config.name}': default_model_filename is '{config.default_model_filename}'; "
-            "the name of a file in the version directory is expected."
-        )
+    for field_name, name in [
+        ("default_model_filename", config.default_model_filename),
+        *((f"cc_model_filenames['{key}']", name) for key, name in sorted(config.cc_model_filenames.items())),
+    ]:
+        if name in ("", ".", "..") or "/" in name:
+            raise InvalidInput(
+                f"model '{config.name}': {field_name} is '{name}'; "
+                "the name of a file in the version directory is expected."
+            )
 
 
-def complete_config(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+def complete_config(
+    config: ModelConfig,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    completion: Completion = LENIENT,
+) -> None:
     """Fill in inputs, outputs, batching, instances and version policy, then check all of it against the engine.
 
     Raises:
-        InvalidInput: a tensor or a batch size that the engine does not have.
+        InvalidInput: a tensor or a batch size that the engine does not have, or, where nothing is to be filled in, one
+            that is missing.
     """
-    if not config.input and not config.output and not config.max_batch_size:
-        _complete_batching(config, inputs, outputs)
-    described = config_from_specs(config.name, config.platform, inputs, outputs, config.max_batch_size, {})
+    if completion.is_strict:
+        _check_described(config)
+    else:
+        _complete_description(config, inputs, outputs, completion.max_batch_size(config.backend))
+    complete_defaults(config)
+    check_config(config)
+    hidden = _hidden_inputs(config)
+    _check_tensors(config, config.input, [spec for spec in inputs if spec.name not in hidden], "input")
+    _check_tensors(config, config.output, outputs, "output")
+
+
+def complete_defaults(config: ModelConfig) -> None:
+    """Fill in what follows from the configuration alone, as Triton's normalized configuration has it."""
+    if config.version_policy.WhichOneof("policy_choice") is None:
+        config.version_policy.latest.num_versions = 1
+    _complete_instances(config)
+    for buffers in ("input_pinned_memory", "output_pinned_memory"):
+        if not config.optimization.HasField(buffers):
+            getattr(config.optimization, buffers).enable = True
+    if config.HasField("dynamic_batching") and not config.dynamic_batching.preferred_batch_size:
+        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+
+
+def model_file(config: ModelConfig, compute_capability: str | None) -> str:
+    """Name the file to open: the one for a GPU of this compute capability, such as `8.6`, else the default one.
+
+    An instance that does not run on a GPU has no compute capability.
+    """
+    if compute_capability is None:
+        return config.default_model_filename
+    return config.cc_model_filenames.get(compute_capability) or config.default_model_filename
+
+
+def _complete_description(
+    config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch_size: int
+) -> None:
+    """What is described on both sides stays as it is; else the engine tells, and rows are joined where they can be."""
+    if config.input and config.output:
+        return
+    hidden = _hidden_inputs(config)
+    kept = {state.output_name for state in config.sequence_batching.state}
+    can_batch = bool(inputs) and all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs))
+    if can_batch and not config.input and not config.output and not config.max_batch_size:
+        config.max_batch_size = max_batch_size
+    visible = [spec for spec in inputs if spec.name not in hidden]
+    given = [spec for spec in outputs if spec.name not in kept]
+    described = config_from_specs(config.name, config.platform, visible, given, config.max_batch_size, {})
     if not config.input:
         config.input.extend(described.input)
     if not config.output:
         config.output.extend(described.output)
-    _complete_defaults(config)
-    _check_batching(config)
-    _check_tensors(config, config.input, inputs, "input")
-    _check_tensors(config, config.output, outputs, "output")
-
-
-def _complete_batching(config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    if inputs and all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *outputs)):
-        config.max_batch_size = DEFAULT_MAX_BATCH_SIZE
+    if can_batch and config.max_batch_size > 1 and config.WhichOneof("scheduling_choice") is None:
         config.dynamic_batching.SetInParent()
 
 
-def _complete_defaults(config: ModelConfig) -> None:
-    if config.version_policy.WhichOneof("policy_choice") is None:
-        config.version_policy.latest.num_versions = 1
+def _check_described(config: ModelConfig) -> None:
+    missing = [name for name in ("input", "output") if not getattr(config, name)]
+    if missing:
+        raise InvalidInput(
+            f"model '{config.name}' must specify {' and '.join(missing)}: "
+            "configurations are not completed here (strict model configuration)."
+        )
+
+
+def _complete_instances(config: ModelConfig) -> None:
     if not config.instance_group:
-        config.instance_group.add()
+        config.instance_group.add(name=config.name)
     for position, group in enumerate(config.instance_group):
         group.name = group.name or f"{config.name}_{position}"
         group.count = group.count or 1
         if group.kind == ModelInstanceGroup.KIND_AUTO:
             group.kind = ModelInstanceGroup.KIND_GPU if group.gpus else ModelInstanceGroup.KIND_CPU
-    if config.HasField("dynamic_batching") and not config.dynamic_batching.preferred_batch_size:
-        config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
 
 
-def _check_batching(config: ModelConfig) -> None:
-    if config.max_batch_size < 0:
-        raise InvalidInput(f"model '{config.name}': max_batch_size is {config.max_batch_size}; 0 or more expected.")
-    if config.max_batch_size and not config.input:
-        raise InvalidInput(f"model '{config.name}': max_batch_size needs an input, whose rows it counts.")
-    if any(group.count < 0 for group in config.instance_group):
-        raise InvalidInput(f"model '{config.name}': instance_group count must be 1 or more.")
-    if not config.HasField("dynamic_batching"):
-        return
-    if config.max_batch_size == 0:
-        raise InvalidInput(f"model '{config.name}': dynamic_batching needs max_batch_size above 0.")
-    for size in config.dynamic_batching.preferred_batch_size:
-        if not 0 < size <= config.max_batch_size:
-            raise InvalidInput(
-                f"model '{config.name}': preferred_batch_size {size} must lie in 1..{config.max_batch_size}."
-            )
+def _hidden_inputs(config: ModelConfig) -> set[str]:
+    """Inputs of the engine that no client sends: the server fills them in."""
+    sequences = config.sequence_batching
+    return {
+        *(control.name for control in sequences.control_input),
+        *(state.input_name for state in sequences.state),
+        *(name for batch_input in config.batch_input for name in batch_input.target_name),
+    }
+
+
+def _expected_shape(config: ModelConfig, tensor: ModelInput | ModelOutput) -> tuple[int, ...]:
+    """The engine's shape of a configured tensor; rows of unequal length lie one behind the other, without a batch."""
+    scattered = {name for batch_output in config.batch_output for name in batch_output.target_name}
+    is_ragged = isinstance(tensor, ModelInput) and tensor.allow_ragged_batch
+    return (-1,) if is_ragged or tensor.name in scattered else engine_shape(config, tensor)
 
 
 def _check_tensors(
@@ -120,7 +192,7 @@ def _check_tensors(
                 f"model '{config.name}': unexpected inference {kind} '{tensor.name}'; the engine has {list(by_name)}."
             )
         dtype = dtype_from_config(tensor)
-        shape = engine_shape(config, tensor)
+        shape = _expected_shape(config, tensor)
         if tensor.HasField("reshape") and _segments(tensor.dims) != _segments(tensor.reshape.shape):
             raise InvalidInput(
                 f"model '{config.name}': {kind} '{tensor.name}' has dims {list(tensor.dims)}, which cannot be reshaped "

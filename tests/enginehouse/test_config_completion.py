@@ -2,7 +2,7 @@
 
 import pytest
 
-from enginehouse.config_completion import complete_config, complete_platform
+from enginehouse.config_completion import Completion, complete_config, complete_platform, model_file
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import InvalidInput
 from enginehouse.model_config import config_from_json, config_from_text, refuse_unhonoured
@@ -29,8 +29,9 @@ def test_an_empty_configuration_is_completed_from_the_engine() -> None:
         max_batch_size: 4
         input { name: "x" data_type: TYPE_FP32 dims: 3 }
         output { name: "y" data_type: TYPE_INT64 dims: 1 reshape { } }
-        instance_group { name: "m_0" kind: KIND_CPU count: 1 }
+        instance_group { name: "m" kind: KIND_CPU count: 1 }
         dynamic_batching { preferred_batch_size: 4 }
+        optimization { input_pinned_memory { enable: true } output_pinned_memory { enable: true } }
         """,
         "m",
     )
@@ -67,7 +68,6 @@ def test_what_is_given_stays() -> None:
     config = completed(
         "max_batch_size: 16 instance_group [ { count: 3 name: 'mine' }, { kind: KIND_GPU } ] version_policy { all { } }"
     )
-    assert not config.HasField("dynamic_batching")
     assert [(group.name, group.count) for group in config.instance_group] == [("mine", 3), ("m_1", 1)]
     assert config.instance_group[1].kind == ModelInstanceGroup.KIND_GPU
     assert config.version_policy.HasField("all")
@@ -128,7 +128,7 @@ OUTPUT = "output { name: 'y' data_type: TYPE_INT64 dims: 1 reshape { } } "
         (BATCH + "input { name: 'z' data_type: TYPE_FP32 dims: 3 }", r"unexpected inference input 'z'; .* \['x'\]"),
         (BATCH + "output { name: 'z' data_type: TYPE_FP32 dims: 3 }", "unexpected inference output 'z'"),
         (BATCH + INPUT.replace("FP32", "FP16"), r"'x' is configured as FP16 \[-1, 3\]; the engine has FP32 \[-1, 3\]"),
-        (BATCH + INPUT.replace("TYPE_FP32", "TYPE_INVALID"), "unknown data_type TYPE_INVALID"),
+        (BATCH + INPUT.replace("TYPE_FP32", "TYPE_INVALID"), "input 'x' has no data_type"),
         (BATCH + INPUT.replace("dims: 3", "dims: 4"), r"configured as FP32 \[-1, 4\]"),
         (BATCH + INPUT.replace("dims: 3", "dims: -1"), r"configured as FP32 \[-1, -1\]"),
         (BATCH + INPUT.replace("dims: 3", "dims: [ 3, 1 ]"), r"configured as FP32 \[-1, 3, 1\]"),
@@ -181,3 +181,83 @@ def test_an_element_type_beyond_the_enum_is_refused() -> None:
     config = config_from_json('{"input": [{"name": "x", "data_type": 99, "dims": [3]}]}', "m")
     with pytest.raises(InvalidInput, match="unknown data_type 99"):
         complete_config(config, (X,), (Y,))
+
+
+def test_the_largest_batch_of_a_model_that_does_not_say_it_can_be_told() -> None:
+    completion = Completion({"": 7, "tensorrt": 2})
+    config = config_from_text("", "m")
+    complete_platform(config, ["model.onnx"])
+    complete_config(config, (X,), (Y,), completion)
+    assert config.max_batch_size == 7
+    assert completion.max_batch_size("tensorrt") == 2
+    unbatched = config_from_text("", "m")
+    complete_platform(unbatched, ["model.onnx"])
+    complete_config(unbatched, (X,), (Y,), Completion({"onnxruntime": 0}))
+    assert (unbatched.max_batch_size, list(unbatched.input[0].dims)) == (0, [-1, 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "batches"),
+    [
+        (BATCH, True),
+        (BATCH + INPUT, True),
+        (BATCH + INPUT + OUTPUT, False),
+        ("max_batch_size: 1", False),
+        (BATCH + "ensemble_scheduling { }", False),
+    ],
+    ids=["described nowhere", "described in part", "described whole", "one row at most", "another scheduler"],
+)
+def test_rows_are_joined_where_the_configuration_was_completed_and_names_no_scheduler(text: str, batches: bool) -> None:
+    config = config_from_text(text, "m")
+    complete_platform(config, ["model.onnx"])
+    complete_config(config, (X,), (Y,))
+    assert config.HasField("dynamic_batching") == batches
+
+
+def test_a_strict_server_completes_no_description() -> None:
+    strict = Completion(is_strict=True)
+    for text, missing in [("", "input and output"), (BATCH + INPUT, "output")]:
+        with pytest.raises(InvalidInput, match=f"must specify {missing}: configurations are not completed"):
+            complete_config(config_from_text(text, "m"), (X,), (Y,), strict)
+    config = config_from_text(BATCH + INPUT + OUTPUT, "m")
+    complete_config(config, (X,), (Y,), strict)
+    assert config.instance_group[0].count == 1
+
+
+def test_what_the_server_fills_in_is_neither_described_nor_missed() -> None:
+    state = TensorSpec("state", DTYPES["FP32"], (-1, 2))
+    start = TensorSpec("START", DTYPES["INT32"], (-1, 1))
+    sequence = """max_batch_size: 8 sequence_batching {
+        control_input { name: "START" control { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } }
+        state { input_name: "state" output_name: "next" data_type: TYPE_FP32 dims: 2 }
+    }"""
+    config = config_from_text(sequence, "m")
+    complete_platform(config, ["model.onnx"])
+    complete_config(config, (X, state, start), (Y, TensorSpec("next", DTYPES["FP32"], (-1, 2))))
+    assert [tensor.name for tensor in config.input] == ["x"]
+    assert [tensor.name for tensor in config.output] == ["y"]
+
+
+def test_rows_of_unequal_length_lie_flat_in_the_engine() -> None:
+    text = """max_batch_size: 8
+    input { name: "x" data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }
+    output { name: "y" data_type: TYPE_FP32 dims: -1 }
+    batch_input { kind: BATCH_ELEMENT_COUNT target_name: "n" data_type: TYPE_FP32 source_input: "x" }
+    batch_output { target_name: "y" source_input: "x" }"""
+    flat = [TensorSpec(name, DTYPES["FP32"], (-1,)) for name in ("x", "n", "y")]
+    config = config_from_text(text, "m")
+    complete_platform(config, ["model.onnx"])
+    complete_config(config, flat[:2], flat[2:])
+    with pytest.raises(InvalidInput, match=r"input 'x' is configured as FP32 \[-1\]; the engine has FP32 \[-1, 3\]"):
+        complete_config(config, (X, flat[1]), flat[2:])
+
+
+def test_a_gpu_may_have_a_file_of_its_own() -> None:
+    text = "platform: 'tensorrt_plan' cc_model_filenames [ { key: '8.6' value: 'ampere.plan' } ]"
+    config = config_from_text(text, "m")
+    complete_platform(config, [])
+    assert model_file(config, "8.6") == "ampere.plan"
+    assert model_file(config, "9.0") == model_file(config, None) == "model.plan"
+    config.cc_model_filenames["9.0"] = "../other.plan"
+    with pytest.raises(InvalidInput, match=r"cc_model_filenames\['9.0'\] is '../other.plan'; the name of a file"):
+        complete_platform(config, [])
