@@ -11,6 +11,8 @@ from typing import Literal
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from enginehouse.proto.model_config_pb2 import ModelConfig
+
 Standing = Literal["honoured", "emulated", "refused"]
 
 
@@ -30,6 +32,9 @@ class Field:
 
 _YES = Field("honoured")
 _NOT_YET = Field("refused", "not built yet")
+_HINT = Field("emulated", "a hint for speed that is not taken; the answers are the same")
+
+_SHAPE_TENSOR = Field("refused", "shape tensors of TensorRT; build the plan with fixed shapes")
 
 # By dotted path of the field; a map of plain values is one field, a map of messages is entered.
 HONOURED_FIELDS: Mapping[str, Field] = {
@@ -46,7 +51,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "input.format": Field("emulated", "describes the picture; the engine takes what `dims` says"),
     "input.dims": _YES,
     "input.reshape.shape": _YES,
-    "input.is_shape_tensor": _NOT_YET,
+    "input.is_shape_tensor": _SHAPE_TENSOR,
     "input.allow_ragged_batch": _NOT_YET,
     "input.optional": _NOT_YET,
     "input.is_non_linear_format_io": Field(
@@ -57,7 +62,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "output.dims": _YES,
     "output.reshape.shape": _YES,
     "output.label_filename": Field("emulated", "accepted; the labels are not read yet"),
-    "output.is_shape_tensor": _NOT_YET,
+    "output.is_shape_tensor": _SHAPE_TENSOR,
     "output.is_non_linear_format_io": Field(
         "refused", "vectorized layouts of TensorRT; build the plan with linear ones"
     ),
@@ -68,23 +73,31 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "batch_output.target_name": _NOT_YET,
     "batch_output.kind": _NOT_YET,
     "batch_output.source_input": _NOT_YET,
-    "optimization.graph.level": _NOT_YET,
-    "optimization.priority": _NOT_YET,
-    "optimization.cuda.graphs": _NOT_YET,
-    "optimization.cuda.busy_wait_events": _NOT_YET,
-    "optimization.cuda.graph_spec.batch_size": _NOT_YET,
-    "optimization.cuda.graph_spec.input.dim": _NOT_YET,
-    "optimization.cuda.graph_spec.graph_lower_bound.batch_size": _NOT_YET,
-    "optimization.cuda.graph_spec.graph_lower_bound.input.dim": _NOT_YET,
-    "optimization.cuda.output_copy_stream": _NOT_YET,
-    "optimization.execution_accelerators.gpu_execution_accelerator.name": _NOT_YET,
-    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": _NOT_YET,
-    "optimization.execution_accelerators.cpu_execution_accelerator.name": _NOT_YET,
-    "optimization.execution_accelerators.cpu_execution_accelerator.parameters": _NOT_YET,
+    "optimization.graph.level": Field("honoured", "by ONNX Runtime, as its backend takes it: -1, 0, 1 or 2"),
+    "optimization.priority": _HINT,
+    "optimization.cuda.graphs": _HINT,
+    "optimization.cuda.busy_wait_events": _HINT,
+    "optimization.cuda.graph_spec.batch_size": _HINT,
+    "optimization.cuda.graph_spec.input.dim": _HINT,
+    "optimization.cuda.graph_spec.graph_lower_bound.batch_size": _HINT,
+    "optimization.cuda.graph_spec.graph_lower_bound.input.dim": _HINT,
+    "optimization.cuda.output_copy_stream": _HINT,
+    "optimization.execution_accelerators.gpu_execution_accelerator.name": Field(
+        "honoured", "`tensorrt` and `cuda`, providers of ONNX Runtime; any other is refused"
+    ),
+    "optimization.execution_accelerators.gpu_execution_accelerator.parameters": Field(
+        "honoured", "those of `enginehouse/engine_options.py`; any other is refused"
+    ),
+    "optimization.execution_accelerators.cpu_execution_accelerator.name": Field(
+        "emulated", "`openvino`: the ONNX file runs in OpenVINO itself; any other is refused"
+    ),
+    "optimization.execution_accelerators.cpu_execution_accelerator.parameters": Field(
+        "refused", "OpenVINO takes none here"
+    ),
     "optimization.input_pinned_memory.enable": Field("emulated", "a hint; the engine's library copies its own way"),
     "optimization.output_pinned_memory.enable": Field("emulated", "a hint; the engine's library copies its own way"),
-    "optimization.gather_kernel_buffer_threshold": _NOT_YET,
-    "optimization.eager_batching": _NOT_YET,
+    "optimization.gather_kernel_buffer_threshold": _HINT,
+    "optimization.eager_batching": _HINT,
     "dynamic_batching.preferred_batch_size": _YES,
     "dynamic_batching.max_queue_delay_microseconds": _YES,
     "dynamic_batching.preserve_ordering": _NOT_YET,
@@ -139,9 +152,9 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "instance_group.gpus": Field("honoured", "the first GPU only"),
     "instance_group.secondary_devices.kind": Field("refused", "NVDLA cores are not used; leave it out"),
     "instance_group.secondary_devices.device_id": Field("refused", "NVDLA cores are not used; leave it out"),
-    "instance_group.profile": _NOT_YET,
-    "instance_group.passive": _NOT_YET,
-    "instance_group.host_policy": _NOT_YET,
+    "instance_group.profile": Field("refused", "a plan runs with its first optimization profile"),
+    "instance_group.passive": Field("refused", "an instance that never runs; leave the group out"),
+    "instance_group.host_policy": Field("refused", "pin the whole server to its cores instead"),
     "default_model_filename": _YES,
     "cc_model_filenames": _NOT_YET,
     "metric_tags": _NOT_YET,
@@ -154,7 +167,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "model_warmup.inputs.random_data": _NOT_YET,
     "model_warmup.inputs.input_data_file": _NOT_YET,
     "model_warmup.count": _NOT_YET,
-    "model_operations.op_library_filename": _NOT_YET,
+    "model_operations.op_library_filename": Field("refused", "foreign code is not loaded into the server"),
     "model_transaction_policy.decoupled": _NOT_YET,
     "model_repository_agents.agents.name": Field("refused", "agents are shared libraries of Triton's; leave them out"),
     "model_repository_agents.agents.parameters": Field("refused", "see the agent's name"),
@@ -162,6 +175,55 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "model_metrics.metric_control.metric_identifier.family": _NOT_YET,
     "model_metrics.metric_control.histogram_options.buckets": _NOT_YET,
 }
+
+
+# Keys of `parameters` that a backend of Triton reads; any other key is the user's own and means nothing here.
+PARAMETERS: Mapping[str, Mapping[str, Field]] = {
+    "onnxruntime": {
+        "intra_op_thread_count": _YES,
+        "inter_op_thread_count": _YES,
+        "execution_mode": _YES,
+        "enable_mem_arena": _YES,
+        "enable_mem_pattern": _YES,
+        "memory.enable_memory_arena_shrinkage": _YES,
+        "session.use_device_allocator_for_initializers": _YES,
+        "share_session_between_instances": Field("emulated", "each instance has its own session; it costs memory"),
+        "cudnn_conv_algo_search": _YES,
+        "cudnn_conv_use_max_workspace": _YES,
+        "gpu_mem_limit": _YES,
+        "arena_extend_strategy": _YES,
+        "do_copy_in_default_stream": _YES,
+        "tunable_op_enable": _YES,
+    },
+    "openvino": {
+        "TARGET_DEVICE": Field("honoured", "`CPU`; any other is refused"),
+        "INFERENCE_NUM_THREADS": _YES,
+        "COMPILATION_NUM_THREADS": _YES,
+        "HINT_BF16": _YES,
+        "NUM_STREAMS": _YES,
+        "SKIP_OV_DYNAMIC_BATCHSIZE": Field("emulated", "batches are never padded to a fixed size here"),
+        "ENABLE_BATCH_PADDING": Field("refused", "give the model an open batch dimension"),
+        "RESHAPE_IO_LAYOUTS": Field("refused", "convert the model with the layout that clients send"),
+        "CPU_EXTENSION_PATH": Field("refused", "foreign code is not loaded into the server"),
+    },
+    "tensorrt": {
+        "execution_context_allocation_strategy": Field("emulated", "the library's own strategy; a matter of memory"),
+    },
+    "python": {
+        "EXECUTION_ENV_PATH": Field("refused", "install what the model needs into the server's environment"),
+        "FORCE_CPU_ONLY_INPUT_TENSORS": Field("emulated", "tensors are always in host memory"),
+    },
+}
+_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+
+
+def set_parameters(config: ModelConfig) -> dict[str, Field]:
+    """The keys of `parameters` that have a meaning to the model's backend, or to any while that is not known yet."""
+    backend = config.backend or _BACKEND_OF_PLATFORM.get(config.platform, "")
+    known: dict[str, Field] = {}
+    for name, table in PARAMETERS.items():
+        known |= table if backend in ("", name) else {}
+    return {key: known[key] for key in sorted(config.parameters) if key in known}
 
 
 def set_fields(config: Message) -> list[str]:

@@ -10,30 +10,13 @@ from pathlib import Path
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
-from enginehouse.config_fields import set_fields, standing_of
+from enginehouse.config_fields import set_fields, set_parameters, standing_of
 from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
 from enginehouse.tensor import TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
-
-# Keys that ONNX Runtime's backend elsewhere gives a meaning; any other key is the user's own and means nothing here.
-UNHONOURED_PARAMETERS = frozenset(
-    (
-        "inter_op_thread_count",
-        "execution_mode",
-        "enable_mem_arena",
-        "enable_mem_pattern",
-        "memory.enable_memory_arena_shrinkage",
-        "gpu_mem_limit",
-        "arena_extend_strategy",
-        "cudnn_conv_algo_search",
-        "cudnn_conv_use_max_workspace",
-        "do_copy_in_default_stream",
-        "tunable_op_enabled",
-    )
-)
 
 
 def read_config(model_directory: Path) -> ModelConfig:
@@ -109,7 +92,8 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 def refuse_unhonoured(config: ModelConfig) -> None:
     """Raise `NotSupported` naming every field that is set and would not be honoured."""
     unknown = sorted(path for path in set_fields(config) if standing_of(path).standing == "refused")
-    unknown += sorted(f"parameters['{key}']" for key in config.parameters if key in UNHONOURED_PARAMETERS)
+    parameters = set_parameters(config).items()
+    unknown += [f"parameters['{key}']" for key, field in parameters if field.standing == "refused"]
     if unknown:
         raise NotSupported(
             f"model '{config.name}': this server does not honour {', '.join(unknown)} in config.pbtxt yet. "

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from enginehouse.dtype import DTYPES, Array, dtype_from_ort
+from enginehouse.engine_options import SessionOptions
 from enginehouse.errors import EngineFailed, InvalidInput, MissingExtra, NotSupported
 from enginehouse.tensor import Tensors, TensorSpec
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-_EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", CUDA_PROVIDER: "gpu", "TensorrtExecutionProvider": "gpu"}
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+_EXTRA_OF_PROVIDER = {CPU_PROVIDER: "cpu", CUDA_PROVIDER: "gpu", TENSORRT_PROVIDER: "gpu"}
+# By the numbers of a model's configuration.
+_GRAPH_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 _BF16 = DTYPES["BF16"]
 
 OPTIMIZED_FILE = "optimized.onnx"
@@ -31,6 +35,7 @@ class OnnxRuntimeEngine:
         provider: the one execution provider that must be used; CPU may take what it leaves over.
         provider_options: passed through to the provider.
         optimize: let ONNX Runtime rewrite the graph as it loads; without, it computes the graph as it is written.
+        wanted: what the model's configuration asks of the session.
         profile_into: a folder for what ONNX Runtime tells of itself: the graph that it made of this one
             (`OPTIMIZED_FILE`), and after `end_profile` the times of its nodes.
 
@@ -49,11 +54,15 @@ class OnnxRuntimeEngine:
         provider_options: Mapping[str, str] | None = None,
         optimize: bool = True,
         profile_into: Path | None = None,
+        wanted: SessionOptions | None = None,
     ) -> None:
         onnxruntime = _import_library(path, provider)
-        options = _session_options(onnxruntime, threads, optimize, profile_into)
+        options = _session_options(onnxruntime, threads, optimize, wanted or SessionOptions())
+        if profile_into is not None:
+            _profile(options, profile_into)
         chosen = (provider, dict(provider_options or {}))
         self._session: Any = _open_session(onnxruntime, path, options, chosen)
+        self._run_options = _run_options(onnxruntime, wanted.run_entries) if wanted and wanted.run_entries else None
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._output_names = [spec.name for spec in self.outputs]
@@ -77,7 +86,7 @@ class OnnxRuntimeEngine:
         try:
             if self._has_bf16:
                 return self._run_with_bf16(session, feeds)
-            return dict(zip(self._output_names, session.run(self._output_names, feeds), strict=True))
+            return dict(zip(self._output_names, session.run(self._output_names, feeds, self._run_options), strict=True))
         except (RuntimeError, ValueError, TypeError) as problem:
             raise EngineFailed(f"ONNX Runtime failed: {problem}") from problem
         except Exception as problem:
@@ -97,7 +106,7 @@ class OnnxRuntimeEngine:
     def _run_with_bf16(self, session: Any, feeds: Tensors) -> Tensors:
         """Run through `OrtValue`, because the array interface of ONNX Runtime has no BF16."""
         values = {spec.name: _ort_value(feeds[spec.name], spec) for spec in self.inputs}
-        outputs = session.run_with_ort_values(self._output_names, values)
+        outputs = session.run_with_ort_values(self._output_names, values, self._run_options)
         return {
             spec.name: _bf16_from_ort_value(value) if spec.dtype is _BF16 else value.numpy()
             for spec, value in zip(self.outputs, outputs, strict=True)
@@ -145,27 +154,46 @@ def _import_library(path: Path, provider: str) -> Any:
     return onnxruntime
 
 
-def _session_options(onnxruntime: Any, threads: int, optimize: bool, profile_into: Path | None) -> Any:
+def _session_options(onnxruntime: Any, threads: int, optimize: bool, wanted: SessionOptions) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = wanted.inter_op_threads
+    if wanted.is_parallel:
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     options.log_severity_level = 4  # what it would log is in the exception
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if profile_into is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(profile_into / "profile")
-        options.optimized_model_filepath = str(profile_into / OPTIMIZED_FILE)
-        # Weights beside it, because one file may not grow beyond 2 GB.
-        entry = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(entry, f"{OPTIMIZED_FILE}.data")
+    level = _GRAPH_LEVELS[wanted.graph_level] if optimize else "ORT_DISABLE_ALL"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    if wanted.memory_arena is not None:
+        options.enable_cpu_mem_arena = wanted.memory_arena
+    if wanted.memory_pattern is not None:
+        options.enable_mem_pattern = wanted.memory_pattern
+    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0", **wanted.session_entries}
+    for key, text in entries.items():
+        options.add_session_config_entry(key, text)
+    return options
+
+
+def _profile(options: Any, folder: Path) -> None:
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.optimized_model_filepath = str(folder / OPTIMIZED_FILE)
+    # Weights beside it, because one file may not grow beyond 2 GB.
+    entry = "session.optimized_model_external_initializers_file_name"
+    options.add_session_config_entry(entry, f"{OPTIMIZED_FILE}.data")
+
+
+def _run_options(onnxruntime: Any, entries: Mapping[str, str]) -> Any:
+    options = onnxruntime.RunOptions()
+    for key, text in entries.items():
+        options.add_run_config_entry(key, text)
     return options
 
 
 def _open_session(onnxruntime: Any, path: Path, options: Any, provider: tuple[str, dict[str, str]]) -> Any:
+    # What TensorRT leaves over stays on the GPU.
+    providers = [provider, CUDA_PROVIDER] if provider[0] == TENSORRT_PROVIDER else [provider]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as problem:
         raise EngineFailed(f"ONNX Runtime cannot open {path.name}: {problem}") from problem
     if provider[0] not in session.get_providers():

@@ -7,6 +7,7 @@ from pathlib import Path
 from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import needs_gpu
+from enginehouse.engine_options import EngineOptions, engine_options_from_config
 from enginehouse.evidence import EngineRecord
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.open_engine import open_engine
@@ -41,10 +42,11 @@ def open_proven(
     _settle_platform(completed, file)
     engines: list[Engine] = []
     try:
-        engines.append(_open(file, threads, on_gpu))
+        options = engine_options_from_config(completed)
+        engines.append(_open(file, threads, on_gpu, options))
         complete_config(completed, engines[0].inputs, engines[0].outputs)
         for _ in range(count - 1):
-            engines.append(_open(file, threads, on_gpu))  # noqa: PERF401 - what was opened must be known if one fails
+            engines.append(_open(file, threads, on_gpu, options))  # noqa: PERF401 - what was opened must be known if one fails
         if file.record is not None:
             for engine in engines:
                 check_golden(engine, file.path.parent, file.record)
@@ -72,11 +74,11 @@ def _settle_platform(config: ModelConfig, file: EngineFile) -> None:
             group.kind = ModelInstanceGroup.KIND_GPU
 
 
-def _open(file: EngineFile, threads: int, on_gpu: bool | None) -> Engine:
+def _open(file: EngineFile, threads: int, on_gpu: bool | None, options: EngineOptions) -> Engine:
     record = file.record
     provider = CUDA_PROVIDER if on_gpu else CPU_PROVIDER
     if record is None:
-        return open_engine(file.path, file.platform, threads, provider)
+        return open_engine(file.path, file.platform, threads, provider, None, options)
     if record.provider and needs_gpu(record):
         provider = record.provider
-    return open_engine(file.path, record.platform, threads, provider, record.settings)
+    return open_engine(file.path, record.platform, threads, provider, record.settings, options)

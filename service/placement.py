@@ -9,7 +9,8 @@ from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 # Each holds a copy of the model; beyond the cores of any machine they only cost memory.
 MAX_INSTANCES = 256
-_THREADS_PARAMETER = "intra_op_thread_count"
+# Of ONNX Runtime, and of OpenVINO.
+_THREADS_PARAMETERS = ("intra_op_thread_count", "INFERENCE_NUM_THREADS")
 _ON_GPU = {
     ModelInstanceGroup.KIND_AUTO: None,
     ModelInstanceGroup.KIND_CPU: False,
@@ -55,9 +56,11 @@ def _device(name: str, group: ModelInstanceGroup) -> bool | None:
 
 def _threads(config: ModelConfig, instances: int) -> int:
     """The thread policy, unless the model's own parameters say otherwise."""
-    text = config.parameters[_THREADS_PARAMETER].string_value if _THREADS_PARAMETER in config.parameters else ""
-    if text in ("", "0"):
-        return threads_per_instance(instances)
-    if not text.isdecimal() or int(text) < 1:
-        raise NotSupported(f"model '{config.name}': {_THREADS_PARAMETER} is '{text}'; expected 1 or more.")
-    return int(text)
+    for key in _THREADS_PARAMETERS:
+        text = config.parameters[key].string_value if key in config.parameters else ""
+        if text in ("", "0"):
+            continue
+        if not text.isdecimal() or int(text) < 1:
+            raise NotSupported(f"model '{config.name}': {key} is '{text}'; expected 1 or more.")
+        return int(text)
+    return threads_per_instance(instances)

@@ -144,6 +144,6 @@ def facts(field: FieldDescriptor) -> tuple[object, ...]:
 def test_a_parameter_that_means_something_elsewhere_is_refused_and_a_users_own_is_not() -> None:
     ours = config_from_text("parameters { key: 'owner' value { string_value: 'me' } }", "m")
     refuse_unhonoured(ours)
-    theirs = config_from_text("parameters { key: 'execution_mode' value { string_value: '1' } }", "m")
-    with pytest.raises(NotSupported, match=r"parameters\['execution_mode'\]"):
+    theirs = config_from_text("parameters { key: 'ENABLE_BATCH_PADDING' value { string_value: 'YES' } }", "m")
+    with pytest.raises(NotSupported, match=r"parameters\['ENABLE_BATCH_PADDING'\]"):
         refuse_unhonoured(theirs)

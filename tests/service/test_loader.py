@@ -1,7 +1,7 @@
 """From a version on disk to engines that proved themselves here, or to a reason why not."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +213,7 @@ def test_instances_on_two_kinds_of_device_each_take_what_runs_there(
     publish(loading.root, variants=[(openvino, 2.0)])
     asked: list[tuple[str, str]] = []
 
-    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
+    def watched(path: Path, platform: str, threads: int, provider: str, *_: object) -> object:
         asked.append((path.name, provider))
         return open_engine(path, platform, threads)
 
@@ -235,7 +235,7 @@ def test_a_plan_that_serves_where_the_device_was_left_open_is_reported_on_the_gp
     publish(loading.root, variants=[(cuda, 2.0)])
     opened: list[str] = []
 
-    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
+    def watched(path: Path, platform: str, threads: int, provider: str, *_: object) -> object:
         opened.append(provider)
         return open_engine(path, platform, threads)
 
@@ -306,7 +306,7 @@ def test_threads_and_devices_are_what_the_configuration_says(
     publish(loading.root)
     asked: list[tuple[int, str]] = []
 
-    def watched(path: Path, platform: str, threads: int, provider: str, settings: Mapping[str, str]) -> object:
+    def watched(path: Path, platform: str, threads: int, provider: str, *_: object) -> object:
         asked.append((threads, provider))
         return open_engine(path, platform, threads)
 
