@@ -61,7 +61,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "output.data_type": _YES,
     "output.dims": _YES,
     "output.reshape.shape": _YES,
-    "output.label_filename": Field("emulated", "accepted; the labels are not read yet"),
+    "output.label_filename": Field("honoured", "a path inside of the model's directory, a label a line"),
     "output.is_shape_tensor": _SHAPE_TENSOR,
     "output.is_non_linear_format_io": Field(
         "refused", "vectorized layouts of TensorRT; build the plan with linear ones"

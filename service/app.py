@@ -57,7 +57,9 @@ class Service:
             is_strict=settings.strict_readiness,
             may_load=settings.model_control_mode == "explicit",
         )
-        app = create_application(self.server, metrics.render, settings.http_max_input_size)
+        app = create_application(
+            self.server, metrics.render, settings.http_max_input_size, settings.http_header_forward_pattern
+        )
         metrics_app = create_metrics_application(metrics.render)
         grace = settings.exit_timeout_secs
         self.http = HttpListener(app, settings.http_address, settings.http_port, grace)

@@ -1,37 +1,36 @@
 """The REST form of an inference: JSON, and the binary tail that may follow it."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from reprlib import repr as short_repr
 from typing import Any
 
-import numpy as np
 import orjson
 
-from enginehouse.dtype import Array, DType, array_from_bytes, bytes_from_array, dtype_from_name
+from enginehouse.dtype import dtype_from_name
 from enginehouse.errors import InvalidInput, NotSupported
+from service.client_tensors import BYTE_SIZE, REGION, ClientMemory, RegionSlice, slice_from_parameters
+from service.json_tensor import bytes_from_json, json_from_tensor
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 
 Body = bytes | memoryview
 
-_SHARED_MEMORY = "shared_memory_region"
-_NO_JSON = ("FP16", "BF16")
-
 
 @dataclass(slots=True, frozen=True)
 class OutputForm:
-    """Which outputs the client wants in the binary tail."""
+    """Which outputs the client wants in the binary tail, and which in its own memory."""
 
     is_binary_by_default: bool
     is_binary: Mapping[str, bool]
+    regions: Mapping[str, RegionSlice] = field(default_factory=dict)
 
     def of(self, name: str) -> bool:
+        """Whether an output goes to the tail."""
         return self.is_binary.get(name, self.is_binary_by_default)
 
 
 def decode_request(
-    body: Body, header_length: int | None, model_name: str, model_version: str
+    body: Body, header_length: int | None, model_name: str, model_version: str, memory: ClientMemory | None = None
 ) -> tuple[InferRequest, OutputForm]:
     """Read an inference request.
 
@@ -40,6 +39,7 @@ def decode_request(
         header_length: bytes of JSON at the start; None if all of the body is JSON.
         model_name: from the address.
         model_version: from the address; empty for the newest.
+        memory: what clients registered; None if they cannot.
 
     Raises:
         InvalidInput: saying what is wrong with which part.
@@ -54,18 +54,31 @@ def decode_request(
         )
     header = object_from_json(view[:end])
     tail = _Tail(view[end:])
-    inputs = tuple(_input(entry, tail) for entry in _list(header, "inputs"))
+    inputs = tuple(_input(entry, tail, memory) for entry in _list(header, "inputs"))
     tail.check_empty()
-    parameters = _parameters(header, "the request")
-    outputs, form = _outputs(header, parameters)
-    request_id = header.get("id", "")
-    if not isinstance(request_id, str):
-        raise InvalidInput(f"'id' is {type(request_id).__name__}; a string is expected.")
-    return InferRequest(model_name, model_version, inputs, outputs, request_id, parameters), form
+    parameters = parameters_of(header, "the request")
+    outputs = _Outputs(header, bool(parameters.pop("binary_data_output", False)), memory)
+    request = InferRequest(
+        model_name,
+        model_version,
+        inputs,
+        tuple(outputs.names),
+        request_id_of(header),
+        parameters,
+        classifications=outputs.classifications,
+    )
+    return request, outputs.form()
 
 
-def encode_response(response: InferResponse, form: OutputForm) -> tuple[bytes, list[bytes | memoryview]]:
+def encode_response(
+    response: InferResponse, form: OutputForm, written: Collection[str] = ()
+) -> tuple[bytes, list[bytes | memoryview]]:
     """Write the JSON header, and the chunks of the binary tail.
+
+    Args:
+        response: the answer.
+        form: how the client wants its outputs.
+        written: names of the outputs that are in the client's memory already.
 
     Raises:
         InvalidInput: an output cannot be said in JSON.
@@ -74,11 +87,13 @@ def encode_response(response: InferResponse, form: OutputForm) -> tuple[bytes, l
     outputs: list[dict[str, Any]] = []
     for tensor in response.outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.dtype.name, "shape": tensor.shape}
-        if form.of(tensor.name):
+        if tensor.name in written:
+            entry["parameters"] = {REGION: form.regions[tensor.name].region, BYTE_SIZE: len(tensor.data)}
+        elif form.of(tensor.name):
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             chunks.append(tensor.data)
         else:
-            entry["data"] = _json_from_tensor(tensor)
+            entry["data"] = json_from_tensor(tensor)
         outputs.append(entry)
     header: dict[str, Any] = {
         "model_name": response.model_name,
@@ -87,6 +102,8 @@ def encode_response(response: InferResponse, form: OutputForm) -> tuple[bytes, l
     }
     if response.id:
         header["id"] = response.id
+    if response.parameters:
+        header["parameters"] = response.parameters
     return orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY), chunks
 
 
@@ -132,33 +149,60 @@ def _list(header: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return value
 
 
-def _parameters(owner: Mapping[str, Any], whose: str) -> dict[str, Parameter]:
+def request_id_of(header: Mapping[str, Any]) -> str:
+    """What the client calls its request; empty if it does not."""
+    request_id = header.get("id", "")
+    if not isinstance(request_id, str):
+        raise InvalidInput(f"'id' is {type(request_id).__name__}; a string is expected.")
+    return request_id
+
+
+def parameters_of(owner: Mapping[str, Any], whose: str) -> dict[str, Parameter]:
+    """The `parameters` of a request or a tensor; raises `InvalidInput` for what is none, and for reserved names."""
     value = owner.get("parameters", {})
     if not isinstance(value, dict):
         raise InvalidInput(f"'parameters' of {whose} must be an object.")
     for key, item in value.items():
-        if not isinstance(item, str | bool | int | float):
-            raise InvalidInput(f"parameter '{key}' of {whose} must be a string, a number or a boolean.")
-        if key.startswith("triton_"):
-            raise InvalidInput(f"parameter keys starting with 'triton_' are reserved; '{key}' of {whose} is one.")
+        check_parameter(key, item, whose)
     return value
 
 
-def _input(entry: Mapping[str, Any], tail: _Tail) -> WireTensor:
+def check_parameter(key: str, value: Any, whose: str) -> None:
+    """Raise `InvalidInput` for a value that no parameter can have, and for a reserved name."""
+    if not isinstance(value, str | bool | int | float):
+        raise InvalidInput(
+            f"parameter '{key[:80]}' of {whose} must be a string, a number or a boolean; it has invalid type."
+        )
+    if key.startswith("triton_"):
+        raise InvalidInput(f"parameter keys starting with 'triton_' are reserved; '{key[:80]}' of {whose} is one.")
+
+
+def _input(entry: Mapping[str, Any], tail: _Tail, memory: ClientMemory | None) -> WireTensor:
     name = _name(entry, "input")
     dtype = dtype_from_name(entry.get("datatype", ""))
     shape = _shape(entry.get("shape"), name)
-    parameters = _parameters(entry, f"input '{name}'")
-    if _SHARED_MEMORY in parameters:
-        raise NotSupported(f"input '{name}' names a shared memory region, which this server does not have.")
+    parameters = parameters_of(entry, f"input '{name}'")
+    place = _place(parameters, f"input '{name}'", memory)
     size = parameters.get("binary_data_size")
-    if (size is None) == ("data" not in entry):
-        raise InvalidInput(f"input '{name}' must have either 'data' or the parameter 'binary_data_size'.")
+    if (place is not None) + (size is not None) + ("data" in entry) != 1:
+        raise InvalidInput(
+            f"input '{name}' must have either 'data' or one of the parameters 'binary_data_size' and '{REGION}'."
+        )
+    if place is not None:
+        assert memory is not None
+        return WireTensor(name, dtype, shape, memory.view(place.region, place.offset, place.byte_size))
     if size is None:
-        return WireTensor(name, dtype, shape, _bytes_from_json(entry["data"], dtype, shape, name))
+        return WireTensor(name, dtype, shape, bytes_from_json(entry["data"], dtype, shape, name))
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise InvalidInput(f"binary_data_size of input '{name}' is {size!r}; a byte count is expected.")
     return WireTensor(name, dtype, shape, tail.take(size, name))
+
+
+def _place(parameters: Mapping[str, Parameter], whose: str, memory: ClientMemory | None) -> RegionSlice | None:
+    place = slice_from_parameters(parameters, whose)
+    if place is not None and memory is None:
+        raise NotSupported(f"{whose} names a shared memory region, which this server does not have.")
+    return place
 
 
 def _name(entry: Mapping[str, Any], kind: str) -> str:
@@ -175,98 +219,34 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _outputs(header: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> tuple[tuple[str, ...], OutputForm]:
-    by_default = parameters.get("binary_data_output", False)
-    entries = _list(header, "outputs") if header.get("outputs") is not None else []
-    names: list[str] = []
-    is_binary: dict[str, bool] = {}
-    for entry in entries:
-        name = _name(entry, "output")
-        wanted = _parameters(entry, f"output '{name}'")
-        for feature in ("classification", _SHARED_MEMORY):
-            if wanted.get(feature):
-                raise NotSupported(f"output '{name}' asks for '{feature}', which this server does not have.")
-        names.append(name)
-        is_binary[name] = bool(wanted.get("binary_data", by_default))
-    return tuple(names), OutputForm(bool(by_default), is_binary)
+class _Outputs:
+    """The outputs that a request names, and the form it wants them in."""
 
+    def __init__(self, header: Mapping[str, Any], is_binary_by_default: bool, memory: ClientMemory | None) -> None:
+        self.names: list[str] = []
+        self.classifications: dict[str, int] = {}
+        self._is_binary_by_default = is_binary_by_default
+        self._is_binary: dict[str, bool] = {}
+        self._regions: dict[str, RegionSlice] = {}
+        for entry in _list(header, "outputs") if header.get("outputs") is not None else []:
+            self._add(_name(entry, "output"), entry, memory)
 
-def _bytes_from_json(data: Any, dtype: DType, shape: tuple[int, ...], name: str) -> bytes:
-    """Turn nested or flat JSON data into wire form, refusing what would lose meaning on the way."""
-    if dtype.name in _NO_JSON:
-        raise InvalidInput(
-            f"receiving {dtype.name} data via JSON is not supported; send input '{name}' with binary_data_size."
-        )
-    items = _flat(data)
-    count = math.prod(shape)
-    if len(items) != count:
-        raise InvalidInput(f"input '{name}' has {len(items)} elements of data; its shape {list(shape)} needs {count}.")
-    if not dtype.size_bytes:
-        return bytes_from_array(_text_array(items, name), dtype)
-    return _number_array(items, dtype, name).tobytes()
+    def form(self) -> OutputForm:
+        return OutputForm(self._is_binary_by_default, self._is_binary, self._regions)
 
-
-def _flat(data: Any) -> list[Any]:
-    """Flatten nested lists in order, each element once and without recursion: the depth is the client's choice."""
-    if not isinstance(data, list):
-        raise InvalidInput(f"'data' is {type(data).__name__}; a list is expected.")
-    leaves: list[Any] = []
-    stack = [iter(data)]
-    while stack:
-        for item in stack[-1]:
-            if type(item) is not list:
-                leaves.append(item)
-            elif list in map(type, item):
-                stack.append(iter(item))
-                break
-            else:
-                leaves.extend(item)
-        else:
-            stack.pop()
-    return leaves
-
-
-def _text_array(items: list[Any], name: str) -> Array:
-    if not all(isinstance(item, str) for item in items):
-        raise InvalidInput(f"input '{name}' is BYTES; its JSON data must be strings.")
-    array = np.empty(len(items), dtype=object)
-    array[:] = items
-    return array
-
-
-def _number_array(items: list[Any], dtype: DType, name: str) -> Array:
-    kinds = {type(item) for item in items}
-    allowed: set[type]
-    if dtype.name == "BOOL":
-        expected, allowed = "true or false", {bool}
-    elif dtype.numpy.kind in "iu":
-        expected, allowed = "whole numbers", {int}
-    else:
-        expected, allowed = "numbers", {int, float}
-    if not kinds <= allowed:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds - allowed))
-        raise InvalidInput(f"input '{name}' is {dtype.name}; its data must be {expected}, found {found}.")
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(items, dtype=dtype.numpy)
-    except (OverflowError, ValueError) as problem:
-        raise InvalidInput(f"input '{name}' holds a number that {dtype.name} cannot: {problem}.") from problem
-
-
-def _json_from_tensor(tensor: WireTensor) -> Any:
-    if tensor.dtype.name in _NO_JSON:
-        raise InvalidInput(
-            f"sending {tensor.dtype.name} data via JSON is not supported; ask for output '{tensor.name}' "
-            "with binary_data true."
-        )
-    array = array_from_bytes(tensor.data, tensor.dtype, tensor.shape).ravel()
-    if array.dtype.kind == "f" and np.isinf(array).any():
-        raise InvalidInput(
-            f"output '{tensor.name}' holds infinity, which JSON cannot; ask for it with binary_data true."
-        )
-    if tensor.dtype.size_bytes:
-        return array
-    try:
-        return [item.decode() for item in array.tolist()]
-    except UnicodeDecodeError as problem:
-        raise InvalidInput(f"output '{tensor.name}' is not UTF-8 text; ask for it with binary_data true.") from problem
+    def _add(self, name: str, entry: Mapping[str, Any], memory: ClientMemory | None) -> None:
+        wanted = parameters_of(entry, f"output '{name}'")
+        classes = wanted.get("classification", 0)
+        if type(classes) is not int or not 0 <= classes < 2**31:
+            raise InvalidInput(f"'classification' of output '{name}' is {classes!r}; a number of classes is expected.")
+        place = _place(wanted, f"output '{name}'", memory)
+        if place is not None:
+            assert memory is not None
+            if classes:
+                raise InvalidInput(f"output '{name}' cannot have both '{REGION}' and 'classification'; choose one.")
+            memory.check(place.region, place.offset, place.byte_size)
+            self._regions[name] = place
+        if classes:
+            self.classifications[name] = classes
+        self.names.append(name)
+        self._is_binary[name] = bool(wanted.get("binary_data", self._is_binary_by_default))

@@ -1,7 +1,7 @@
 """What a loader hands over to be served."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginehouse.engine import Engine
@@ -19,6 +19,7 @@ class LoadedVersion:
         note: which engines of the version cannot run here, and why; empty if all can.
         records: of the engine files that serve, more than one where instances run on two kinds of device; none
             without evidence.
+        labels: by the name of an output, what its classes are called, in order.
     """
 
     config: ModelConfig
@@ -29,3 +30,4 @@ class LoadedVersion:
     degraded: str = ""
     note: str = ""
     records: Sequence[EngineRecord] = ()
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)

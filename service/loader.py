@@ -15,6 +15,7 @@ from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository, check_digests, check_file_digests, files_of_engine
+from service.classification import read_labels
 from service.loaded import LoadedVersion
 from service.opening import EngineFile, close_all, open_proven
 from service.placement import Placement, placement_from_config
@@ -107,6 +108,7 @@ class VersionLoader:
     def _open(self, config: ModelConfig, version: int, contend: _Contend) -> LoadedVersion:
         """Open every instance; those on one kind of device share an engine file."""
         started = time.monotonic()
+        labels = read_labels(config, self.repository.version_directory(config.name, version).parent)
         placement = placement_from_config(config)
         opened: dict[bool | None, _Opened] = {}
         try:
@@ -124,7 +126,7 @@ class VersionLoader:
         records = [group.file.record for group in opened.values() if group.file.record is not None]
         directory = self.repository.version_directory(config.name, version)
         seconds = time.monotonic() - started
-        return LoadedVersion(config, version, directory, engines, seconds, degraded, note, records)
+        return LoadedVersion(config, version, directory, engines, seconds, degraded, note, records, labels)
 
     def _open_first(
         self,

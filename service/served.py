@@ -1,6 +1,6 @@
 """What answers for one version of a model, whatever its kind."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from enginehouse.evidence import EngineRecord
@@ -18,6 +18,7 @@ class Served(Protocol):
         degraded: why this is not what was published; empty if all is well.
         note: which engines of the version cannot run here, and why; empty if all can.
         records: of the engine files that serve.
+        labels: by the name of an output, what its classes are called, in order.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Served(Protocol):
     degraded: str
     note: str
     records: Sequence[EngineRecord]
+    labels: Mapping[str, Sequence[str]]
     load_seconds: float
 
     @property

@@ -51,6 +51,7 @@ class ServedModel:
         self.note = loaded.note
         self.records: Sequence[EngineRecord] = tuple(loaded.records)
         self.load_seconds = loaded.load_seconds
+        self.labels = loaded.labels
         self.statistics = ModelStatistics()
         self._clock = clock
         self._is_draining = False

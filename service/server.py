@@ -17,6 +17,7 @@ from enginehouse.proto.grpc_service_pb2 import (
 )
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service import describe
+from service.answer_form import as_asked
 from service.client_tensors import ClientMemory
 from service.clock import Clock
 from service.controls import Controls
@@ -28,7 +29,14 @@ from service.request import Admitted, InferRequest, Settle
 from service.trace_settings import Changes
 
 # Only what is there: clients read this list to decide what they may ask for.
-EXTENSIONS = ("model_repository", "model_configuration", "binary_tensor_data", "statistics")
+EXTENSIONS = (
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,6 +93,11 @@ class InferenceServer:
         """
         try:
             model = self.registry.resolve(request.model_name, request.model_version)
+        except Error as refusal:
+            deliver(settle, refusal, request.model_name)
+            return None
+        try:
+            settle = as_asked(request, settle, model.config, model.labels)
         except Error as refusal:
             deliver(settle, refusal, request.model_name)
             return None

@@ -46,7 +46,10 @@ class Settings(BaseSettings):
     drain_delay_secs: float = Field(
         0.0, ge=0, description="seconds to keep serving, not ready, before the end; the time a load balancer needs"
     )
-    http_max_input_size: int = Field(1 << 26, gt=0, description="bytes that an HTTP body may have")
+    http_max_input_size: int = Field(1 << 26, gt=0, description="bytes that an HTTP body may have, packed or unpacked")
+    http_header_forward_pattern: str = Field(
+        "", description="headers in whose name this regular expression is found become parameters of the request"
+    )
     grpc_max_message_size: int = Field(2**31 - 1, gt=0, le=2**31 - 1, description="bytes that a gRPC message may have")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a line")
 

@@ -1,5 +1,6 @@
 """Protocol messages and errors as HTTP answers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -21,14 +22,14 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def error_response(status: int, message: str) -> JsonResponse:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JsonResponse:
     """The one form of every error body; a busy server says when to come back."""
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else None
-    return JsonResponse({"error": message}, status_code=status, headers=headers)
+    more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+    return JsonResponse({"error": message}, status_code=status, headers={**more, **(headers or {})})
 
 
-def response_from_error(error: Error) -> JsonResponse:
-    return error_response(status_of(error).http, str(error))
+def response_from_error(error: Error, headers: Mapping[str, str] | None = None) -> JsonResponse:
+    return error_response(status_of(error).http, str(error), headers)
 
 
 def json_from_message(message: Message) -> dict[str, Any]:

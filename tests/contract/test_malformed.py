@@ -60,6 +60,28 @@ CASES: dict[str, tuple[bytes, dict[str, str], str]] = {
     "nothing for numbers": (changed(data=[1, None, 3]), {}, "must be numbers, found NoneType"),
     "truth for numbers": (changed(data=[True, False, True]), {}, "must be numbers, found bool"),
     "data and size": (changed(parameters={"binary_data_size": 12}), {}, "either 'data' or"),
+    "unknown region": (
+        json.dumps(
+            {
+                "inputs": [
+                    {k: v for k, v in GOOD["inputs"][0].items() if k != "data"}
+                    | {"parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 12}}
+                ]
+            }
+        ).encode(),
+        {},
+        "shared memory region",
+    ),
+    "classes in words": (
+        json.dumps({**GOOD, "outputs": [{"name": "OUTPUT0", "parameters": {"classification": "3"}}]}).encode(),
+        {},
+        "a number of classes is expected",
+    ),
+    "not gzip": (changed(), {"Content-Encoding": "gzip"}, "is not gzip"),
+    "not zlib": (changed(), {"Content-Encoding": "deflate"}, "is not deflate"),
+    "no time at all": (changed(), {"X-Request-Timeout-Ms": "0"}, "above 0 is expected"),
+    "time in words": (changed(), {"X-Request-Timeout-Ms": "soon"}, "above 0 is expected"),
+    "raw body of another size": (ROW[:8], {"Inference-Header-Content-Length": "0"}, "expected 12 bytes"),
     "neither data nor size": (without("data"), {}, "either 'data' or"),
     "parameters of wrong type": (changed(parameters=[1]), {}, "must be an object"),
     "reserved parameter": (
@@ -118,15 +140,11 @@ def test_bytes_that_are_not_text_are_refused_alone(service: RunningService) -> N
     opened.close()
 
 
-def test_features_that_are_not_there_answer_501(service: RunningService) -> None:
+def test_an_encoding_that_is_not_there_answers_501_and_names_those_that_are(service: RunningService) -> None:
     opened = http.client.HTTPConnection("127.0.0.1", service.http_port, timeout=30)
-    for body, headers in [
-        (json.dumps({**GOOD, "outputs": [{"name": "OUTPUT0", "parameters": {"classification": 3}}]}).encode(), {}),
-        (changed(parameters={"shared_memory_region": "r"}), {}),
-        (changed(), {"Content-Encoding": "gzip"}),
-    ]:
-        opened.request("POST", "/v2/models/identity_fp32/infer", body, headers)
+    for path in ("/v2/models/identity_fp32/infer", "/v2/repository/index"):
+        opened.request("POST", path, changed(), {"Content-Encoding": "br"})
         answer = opened.getresponse()
-        assert list(json.loads(answer.read())) == ["error"]
-        assert answer.status == 501
+        assert "'br' is not supported" in json.loads(answer.read())["error"]
+        assert (answer.status, answer.getheader("Accept-Encoding")) == (501, "gzip, deflate")
     opened.close()

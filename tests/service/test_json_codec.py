@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from enginehouse.dtype import DTYPES, Array, DType, array_from_bytes, bytes_from_array
 from enginehouse.errors import InvalidInput, NotSupported
+from service.client_tensors import RegionSlice
 from service.json_codec import OutputForm, decode_request, encode_response
 from service.request import InferResponse, Timings, WireTensor
 
@@ -170,7 +171,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"inputs": [INPUT | {"datatype": "INT64", "data": [1, 2**64]}]}, "found float"),
     ({"inputs": [INPUT | {"datatype": "BYTES"}]}, "must be strings"),
     ({"inputs": [INPUT | {"datatype": "FP16"}]}, "receiving FP16 data via JSON is not supported"),
-    ({"inputs": [INPUT | {"parameters": {"binary_data_size": True}, "data": 1}]}, "either 'data' or"),
+    ({"inputs": [INPUT | {"parameters": {"binary_data_size": True}, "data": 1}]}, "either 'data' or one of"),
 ]
 
 
@@ -208,17 +209,103 @@ def test_a_header_length_outside_the_body_is_refused(length: int) -> None:
         decode({"inputs": [INPUT]}, b"", length)
 
 
+REGION = {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 4}
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        {"inputs": [INPUT | {"parameters": {"shared_memory_region": "r"}}]},
-        {"inputs": [INPUT], "outputs": [{"name": "y", "parameters": {"classification": 2}}]},
-        {"inputs": [INPUT], "outputs": [{"name": "y", "parameters": {"shared_memory_region": "r"}}]},
+        {"inputs": [INPUT | {"parameters": REGION}]},
+        {"inputs": [INPUT], "outputs": [{"name": "y", "parameters": REGION}]},
     ],
 )
-def test_a_feature_that_is_not_there_is_named(value: Any) -> None:
+def test_a_region_is_refused_where_clients_can_register_none(value: Any) -> None:
     with pytest.raises(NotSupported, match="which this server does not have"):
         decode(value)
+
+
+class Memory:
+    """One region of a client's, `r`."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+
+    def check(self, region: str, offset: int, byte_size: int) -> None:
+        if region != "r" or offset + byte_size > len(self.data):
+            raise InvalidInput(f"no {byte_size} bytes at {offset} of {region}")
+
+    def view(self, region: str, offset: int, byte_size: int) -> memoryview:
+        self.check(region, offset, byte_size)
+        return memoryview(self.data)[offset : offset + byte_size]
+
+    def write(self, region: str, offset: int, byte_size: int, data: bytes | memoryview) -> None:
+        self.check(region, offset, byte_size)
+        self.data[offset : offset + len(data)] = data
+
+
+def test_an_input_is_read_from_the_clients_memory() -> None:
+    memory = Memory(bytes(4) + struct.pack("<2f", 1, 2))
+    entry = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": REGION}
+    request, _ = decode_request(json.dumps({"inputs": [entry]}).encode(), None, "m", "", memory)
+    assert bytes(request.inputs[0].data) == struct.pack("<2f", 1, 2)
+
+
+def test_an_output_that_is_in_the_clients_memory_carries_no_data() -> None:
+    outputs = [{"name": "y", "parameters": REGION}, {"name": "z"}]
+    body = json.dumps({"inputs": [INPUT], "outputs": outputs}).encode()
+    request, form = decode_request(body, None, "m", "", Memory(bytes(12)))
+    assert request.outputs == ("y", "z")
+    assert form.regions == {"y": RegionSlice("r", 4, 8)}
+    wires = tuple(WireTensor(name, DTYPES["FP32"], (1,), struct.pack("<f", 3)) for name in ("y", "z"))
+    header, chunks = encode_response(InferResponse("m", "1", "", wires, TIMINGS), form, {"y"})
+    first, second = json.loads(header)["outputs"]
+    assert first == {
+        "name": "y",
+        "datatype": "FP32",
+        "shape": [1],
+        "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 4},
+    }
+    assert second["data"] == [3]
+    assert chunks == []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"inputs": [INPUT | {"parameters": REGION}]}, "either 'data' or one of"),
+        ({"inputs": [INPUT], "outputs": [{"name": "y", "parameters": REGION | {"classification": 1}}]}, "choose one"),
+        (
+            {"inputs": [INPUT], "outputs": [{"name": "y", "parameters": REGION | {"shared_memory_offset": 5}}]},
+            "no 8 bytes at 5",
+        ),
+    ],
+)
+def test_a_region_that_does_not_fit_the_request_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        decode_request(json.dumps(value).encode(), None, "m", "", Memory(bytes(12)))
+
+
+def test_classification_is_a_wish_of_the_request() -> None:
+    outputs = [{"name": "y", "parameters": {"classification": 3}}, {"name": "z", "parameters": {"classification": 0}}]
+    request, _ = decode({"inputs": [INPUT], "outputs": outputs})
+    assert request.classifications == {"y": 3}
+
+
+@pytest.mark.parametrize("count", [-1, True, 2.0, "3", 2**31])
+def test_a_number_of_classes_that_is_none_is_refused(count: Any) -> None:
+    with pytest.raises(InvalidInput, match="a number of classes is expected"):
+        decode({"inputs": [INPUT], "outputs": [{"name": "y", "parameters": {"classification": count}}]})
+
+
+def test_the_model_does_not_see_what_is_meant_for_the_codec() -> None:
+    request, form = decode({"inputs": [INPUT], "parameters": {"binary_data_output": True, "mine": 1}})
+    assert request.parameters == {"mine": 1}
+    assert form.of("y")
+
+
+def test_parameters_of_an_answer_are_told() -> None:
+    header, _ = encode_response(InferResponse("m", "1", "", (), TIMINGS, {"a": 1, "b": "c"}), OutputForm(False, {}))
+    assert json.loads(header)["parameters"] == {"a": 1, "b": "c"}
 
 
 def test_one_deep_element_among_many_is_read_in_one_pass() -> None:

@@ -1,0 +1,41 @@
+"""The model repository: its index, and models that come and go."""
+
+from fastapi import FastAPI, Request, Response
+
+from enginehouse.errors import InvalidInput, NotSupported
+from service.http.body import read_object
+from service.http.render import JsonResponse, json_from_message
+from service.server import InferenceServer
+
+
+def add_repository(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> None:
+    """Add index, load and unload; the name of a repository may stand in front, and only the index ignores it."""
+
+    @app.post("/v2/repository/{repository}/index", include_in_schema=False)
+    @app.post(
+        "/v2/repository/index", summary="Every version that was ever asked for, and its state", tags=["repository"]
+    )
+    async def index(request: Request) -> Response:
+        body = await read_object(request, max_body_bytes)
+        answer = json_from_message(server.repository_index(only_ready=bool(body.get("ready", False))))
+        return JsonResponse([{key: value for key, value in row.items() if value} for row in answer["models"]])
+
+    @app.post("/v2/repository/models/{model}/load", summary="Load or reload a model", tags=["repository"])
+    async def load(request: Request, model: str) -> Response:
+        parameters = (await read_object(request, max_body_bytes)).get("parameters", {})
+        config = parameters.get("config", "") if isinstance(parameters, dict) else None
+        if not isinstance(config, str):
+            raise InvalidInput("'parameters' must be an object, and its 'config' a string of JSON.")
+        await server.load(model, config, [key for key in parameters if key != "config"])
+        return JsonResponse({})
+
+    @app.post("/v2/repository/models/{model}/unload", summary="Unload a model", tags=["repository"])
+    async def unload(request: Request, model: str) -> Response:
+        await read_object(request, max_body_bytes)
+        await server.unload(model)
+        return JsonResponse({})
+
+    @app.post("/v2/repository/{repository}/models/{model}/load", include_in_schema=False)
+    @app.post("/v2/repository/{repository}/models/{model}/unload", include_in_schema=False)
+    async def named() -> Response:
+        raise NotSupported("'repository_name' specification is not supported; leave it out of the address.")

@@ -1,0 +1,95 @@
+"""Wait for the answers to a request, or for its caller to leave, whichever comes first."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fastapi import Request
+from starlette.types import Message
+
+from enginehouse.errors import Error, Overloaded
+from service.request import InferRequest, InferResponse
+from service.server import InferenceServer
+
+# Answers that wait for a caller who reads slower than its model writes.
+MAX_UNREAD = 1024
+
+
+async def answer_of(server: InferenceServer, request: InferRequest, http_request: Request) -> InferResponse | Error:
+    """The one answer. A caller that leaves takes its request out of the queue."""
+    answer: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
+    admitted = server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
+    if admitted is None:
+        return await answer
+    with leaving(http_request, lambda: None if answer.done() else admitted.cancel()):
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            admitted.cancel()
+            raise
+
+
+class Answers:
+    """All answers to one request, in order, also those of a decoupled model."""
+
+    def __init__(self, server: InferenceServer, request: InferRequest) -> None:
+        self._unread: deque[InferResponse | Error] = deque()
+        self._arrived = asyncio.Event()
+        self._is_last = False
+        request.emit = self._add
+        self._admitted = server.infer(request, self._settle)
+
+    async def next(self) -> InferResponse | Error | None:
+        """The next answer; None behind the last one."""
+        while not self._unread:
+            if self._is_last:
+                return None
+            self._arrived.clear()
+            try:
+                await self._arrived.wait()
+            except asyncio.CancelledError:
+                self.leave()
+                raise
+        return self._unread.popleft()
+
+    def leave(self) -> None:
+        """Nobody reads any more."""
+        if not self._is_last and self._admitted is not None:
+            self._admitted.cancel()
+
+    def _add(self, answer: InferResponse) -> None:
+        if self._is_last:
+            return
+        if len(self._unread) >= MAX_UNREAD:
+            self.leave()
+            self._settle(Overloaded(f"{MAX_UNREAD} answers wait to be read; read faster, or ask for fewer."))
+            return
+        self._unread.append(answer)
+        self._arrived.set()
+
+    def _settle(self, answer: InferResponse | Error) -> None:
+        if self._is_last:
+            return
+        # The end of a decoupled model says nothing more; the end of any other is its answer.
+        if isinstance(answer, Error) or answer.outputs:
+            self._unread.append(answer)
+        self._is_last = True
+        self._arrived.set()
+
+
+@contextmanager
+def leaving(http_request: Request, leave: Callable[[], None]) -> Iterator[None]:
+    """Call `leave` if the caller's connection goes meanwhile."""
+
+    def gone_away(_: asyncio.Future[Message]) -> None:
+        leave()
+
+    # Behind its body a request has nothing more to say but that its connection is gone.
+    gone = asyncio.ensure_future(http_request.receive())
+    gone.add_done_callback(gone_away)
+    try:
+        yield
+    finally:
+        gone.remove_done_callback(gone_away)
+        gone.cancel()
