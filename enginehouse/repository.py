@@ -1,8 +1,9 @@
 """Read a model repository: its models, their versions, and whether a version's files are what was published."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from enginehouse.errors import CorruptVersion, NotFound
@@ -16,12 +17,18 @@ _CHUNK_BYTES = 1 << 20
 # Before the number, not after it: Triton reads a directory called `2.anything` as version 2.
 WITHDRAWN_PREFIX = "withdrawn."
 
+Listing = Mapping[str, Mapping[str, str]]
+"""What lies in a repository: of each model every file, by its path inside the model, and what tells its state."""
+
 
 class Repository:
     """A directory of models in Triton's layout. Names that begin with a dot are nobody's model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
 
     def model_names(self) -> list[str]:
         """List the models: every directory that holds a configuration or a version, unless all were withdrawn.
@@ -58,6 +65,10 @@ class Repository:
             raise NotFound(f"model '{name}' has no version {version} in {self.root}.")
         return path
 
+    def look(self) -> Listing:
+        """List every file of every model with its size and time, to tell what changed; raises `NotFound`."""
+        return {name: dict(_file_states(self.root / name)) for name in self.model_names()}
+
     def _is_model(self, path: Path) -> bool:
         try:
             if path.name.startswith(".") or not path.is_dir():
@@ -70,11 +81,32 @@ class Repository:
             return False
 
 
+def version_from_name(name: str) -> int | None:
+    """The version that a directory holds; None for one that is no version."""
+    return int(name) if _VERSION_NAME.fullmatch(name) else None
+
+
 def _version_numbers(model_directory: Path, prefix: str = "") -> Iterator[int]:
     for path in model_directory.iterdir():
         number = path.name.removeprefix(prefix)
         if path.name == prefix + number and _VERSION_NAME.fullmatch(number) and path.is_dir():
             yield int(number)
+
+
+def _file_states(directory: Path) -> Iterator[tuple[str, str]]:
+    """Follow links, as mounted volumes are full of them, but never into a directory that was seen."""
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(directory, followlinks=True):
+        real = os.path.realpath(parent)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        seen.add(real)
+        for path in (Path(parent, name) for name in files if not name.startswith(".")):
+            try:
+                state = path.stat()
+            except OSError:
+                # Gone since it was listed: the next look tells.
+                continue
+            yield path.relative_to(directory).as_posix(), f"{state.st_size} bytes at {state.st_mtime_ns}"
 
 
 def digest(path: Path) -> str:

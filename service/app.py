@@ -22,6 +22,7 @@ from service.lifecycle import Lifecycle, load_all
 from service.loader import VersionLoader
 from service.metrics import ServerMetrics
 from service.registry import Registry
+from service.repositories import Repositories
 from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
 from service.settings import Settings
@@ -45,7 +46,7 @@ class Service:
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
         metrics = ServerMetrics(registry)
-        loader = VersionLoader(repository, metrics.count_golden_failure)
+        loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure)
         self._settings = settings
         surroundings = Surroundings(clock, infer=lambda request, settle: self.server.infer(request, settle))
         self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs)

@@ -1,75 +1,112 @@
-"""Bring model versions in and take them out, beside serving: loads block a thread, never the loop."""
+"""Bring models in and take them out, beside serving: loads block a thread, never the loop."""
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from enginehouse.errors import Error, InvalidInput, NotFound
-from enginehouse.model_config import config_from_json, refuse_unhonoured, versions_to_serve
+from enginehouse.model_config import config_from_json, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
-from service.assembly import Surroundings, serve_version
-from service.loaded import LoadedVersion
+from service.assembly import Surroundings
+from service.exchange import Exchange
+from service.load_order import LoadOrder, remove_stand_in, write_stand_in
+from service.load_threads import LoadThreads
 from service.loader import VersionLoader
-from service.registry import LOADING, READY, UNAVAILABLE, UNLOADING, Registry
-from service.served import Served
+from service.model_files import ModelFiles
+from service.registry import UNAVAILABLE, Registry
 
 _log = logging.getLogger(__name__)
 
+DEFAULT_LOAD_THREADS = 4
+
+
+def dependencies(config: ModelConfig) -> list[str]:
+    """Models that must answer before this one can."""
+    return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
+
 
 class Lifecycle:
-    """Loads and unloads models of one repository, one change of a model at a time.
+    """Loads and unloads models, one change of a model at a time; what a model is made of comes first.
 
     Args:
         drain_seconds: how long a version that is replaced or unloaded may finish what it has.
     """
 
     def __init__(
-        self, registry: Registry, loader: VersionLoader, surroundings: Surroundings, drain_seconds: float
+        self,
+        registry: Registry,
+        loader: VersionLoader,
+        surroundings: Surroundings,
+        drain_seconds: float,
+        threads: LoadThreads | None = None,
     ) -> None:
         self._registry = registry
         self._loader = loader
-        self._surroundings = surroundings
-        self._drain_seconds = drain_seconds
+        self._repositories = loader.repository
+        self._threads = threads or LoadThreads(DEFAULT_LOAD_THREADS)
+        self._exchange = Exchange(registry, loader, surroundings, self._threads, drain_seconds)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._failed: set[str] = set()
         self._changes: set[asyncio.Task[None]] = set()
+        self._required: set[str] = set()
+        self._brought_along: set[str] = set()
+        self._waiting_for: defaultdict[str, set[str]] = defaultdict(set)
+        self._files: dict[str, ModelFiles] = {}
 
     @property
     def failed_models(self) -> frozenset[str]:
-        """Models that were asked for and have no version that answers."""
-        return frozenset(self._failed)
+        """Models that the server was started with and that have no version that answers."""
+        return frozenset(name for name in self._required if not self._registry.versions(name))
 
     def repository_names(self) -> list[str]:
-        return self._loader.repository.model_names()
+        """Names of the models in the repositories."""
+        return self._repositories.model_names()
 
-    async def load(self, name: str, config_json: str = "") -> None:
+    async def load(self, order: LoadOrder, files: Mapping[str, str] | None = None) -> None:
         """Serve the versions that a model's policy asks for; what answered before goes on until they are ready.
+
+        Args:
+            order: what to load.
+            files: the state of the model's files, if that was looked at; a version that was loaded from the same
+                files goes on as it is. Without it, everything is loaded anew.
 
         Raises:
             NotFound: the model is not in the repository.
             InvalidInput: it failed to load; what answered before still does.
         """
-        if name not in self._registry.names():
+        if order.name not in self._registry.names() and not order.files:
             # Before there is a lock: clients may ask for any number of names that mean nothing.
-            self._loader.repository.model_directory(name)
-        await self._to_the_end(self._load_locked(name, config_json))
+            await self._threads.run(self._repositories.model_directory, order.name)
+        if order.is_required:
+            self._required.add(order.name)
+        self._brought_along.discard(order.name)
+        await self._to_the_end(self._load(order, ModelFiles(files), ()))
 
-    async def unload(self, name: str) -> None:
-        """Take a model out of service; requests that were admitted are answered first.
+    async def unload(self, name: str, unload_dependents: bool = False) -> None:
+        """Take a model out of service, and first what is made of it; requests that were admitted are answered.
+
+        Args:
+            name: of the model.
+            unload_dependents: also unload the models that it is made of, if they were loaded only for its sake.
 
         Raises:
             NotFound: the model is neither loaded nor known.
         """
         if name not in self._registry.names():
             raise NotFound(f"failed to unload '{name[:100]}': the model is not loaded.")
-        await self._to_the_end(self._unload_locked(name))
+        await self._to_the_end(self._unload(name, unload_dependents))
 
     async def unload_all(self) -> None:
-        """Unload everything, all models at once."""
-        await asyncio.gather(*(self.unload(name) for name in self._registry.names()))
+        """Unload everything: what is made of others first, then those, all that can go at once together."""
+        left = set(self._registry.names())
+        while left:
+            needed = {step for name in left for step in self._made_of(name)}
+            free = left - needed or left
+            await asyncio.gather(*(self.unload(name) for name in free))
+            left -= free
+        self._threads.close()
 
     async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
         """Finish a change although the caller leaves: half of one would leave engines open and states wrong."""
@@ -78,159 +115,112 @@ class Lifecycle:
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    async def _load_locked(self, name: str, config_json: str) -> None:
-        async with self._locks[name]:
+    async def _load(self, order: LoadOrder, files: ModelFiles, for_the_sake_of: tuple[str, ...]) -> None:
+        """Load what the model is made of, then the model. Only its own lock is held, so that two never wait in a ring.
+
+        Args:
+            order: what to load.
+            files: what is known of its files.
+            for_the_sake_of: the models that need it, outermost first.
+        """
+        name = order.name
+        try:
+            await self._load_dependencies(order, (*for_the_sake_of, name))
+            async with self._locks[name]:
+                await self._load_locked(order, files)
+        except NotFound:
+            raise
+        except Exception as problem:
+            # A library may raise anything, and one model's trouble must never end the server.
+            if not self._registry.versions(name) and not self._registry.states(name):
+                self._registry.set_state(name, 1, UNAVAILABLE, str(problem))
+            _log.warning("model '%s' failed to load: %s", name, problem)
+            raise InvalidInput(f"failed to load '{name}': {problem}") from problem
+        for dependent in self._waiting_for.pop(name, set()):
+            await self._load_again(dependent)
+
+    async def _load_dependencies(self, order: LoadOrder, chain: tuple[str, ...]) -> None:
+        for step in dependencies(await self._threads.run(self._config, order)):
+            if step in chain:
+                raise InvalidInput(f"it is made of itself: {' -> '.join((*chain, step))}.")
+            if self._registry.versions(step):
+                continue
+            self._brought_along.add(step)
             try:
-                await self._load(name, config_json)
-            except NotFound:
-                raise
-            except Exception as problem:
-                # A library may raise anything, and one model's trouble must never end the server.
-                if not self._registry.versions(name):
-                    self._failed.add(name)
-                    if not self._registry.states(name):
-                        self._registry.set_state(name, 1, UNAVAILABLE, str(problem))
-                _log.warning("model '%s' failed to load: %s", name, problem)
-                raise InvalidInput(f"failed to load '{name}': {problem}") from problem
-            self._failed.discard(name)
+                await self._load(LoadOrder(step), ModelFiles(None), chain)
+            except Error as problem:
+                raise InvalidInput(f"model '{step}', which it needs, cannot serve: {problem}") from problem
 
-    async def _unload_locked(self, name: str) -> None:
+    async def _load_locked(self, order: LoadOrder, files: ModelFiles) -> None:
+        """Exchange the versions; if that fails, what stood in for the repository before still does."""
+        root = await self._threads.run(write_stand_in, order) if order.files else None
+        before = self._repositories.stand_in(order.name, root)
+        try:
+            config = await self._threads.run(self._config, order)
+            available = await self._threads.run(self._repositories.versions, order.name)
+            is_kept = partial(files.are_those_of, self._files.get(order.name))
+            await self._exchange.bring_in(config, available, is_kept, is_trial=bool(order.config_json))
+        except BaseException:
+            self._repositories.stand_in(order.name, before)
+            await asyncio.to_thread(remove_stand_in, root)
+            raise
+        self._files[order.name] = files
+        await asyncio.to_thread(remove_stand_in, before)
+
+    async def _load_again(self, name: str) -> None:
+        """Bring back a model that was taken out because one that it is made of was."""
+        try:
+            await self._load(LoadOrder(name), ModelFiles(None), ())
+        except Error as problem:
+            _log.warning("%s", problem)
+
+    async def _unload(self, name: str, unload_dependents: bool) -> None:
+        await self._suspend_dependents(name)
+        steps = self._made_of(name)
+        self._required.discard(name)
+        for waiting in self._waiting_for.values():
+            waiting.discard(name)
+        await self._take_out(name, "unloaded")
+        for step in steps if unload_dependents else ():
+            is_needed = any(step in dependencies(model.config) for model in self._registry.served())
+            if step in self._brought_along and not is_needed:
+                self._brought_along.discard(step)
+                await self._unload(step, unload_dependents)
+
+    async def _suspend_dependents(self, name: str) -> None:
+        """Take out what is made of a model, outermost first, until that model is back."""
+        for dependent in {model.name for model in self._registry.served() if name in dependencies(model.config)}:
+            self._waiting_for[name].add(dependent)
+            await self._suspend_dependents(dependent)
+            await self._take_out(dependent, f"model '{name}', which it needs, was unloaded")
+
+    async def _take_out(self, name: str, reason: str) -> None:
         async with self._locks[name]:
-            self._failed.discard(name)
-            await self._retire(name, [], "unloaded")
+            await self._exchange.retire(name, [], reason)
+            self._files.pop(name, None)
+            await asyncio.to_thread(remove_stand_in, self._repositories.stand_in(name, None))
 
-    async def _load(self, name: str, config_json: str) -> None:
-        config = await asyncio.to_thread(self._config, name, config_json)
-        available = self._loader.repository.versions(name)
-        wanted = versions_to_serve(config, available)
-        if not wanted:
-            raise InvalidInput(f"model '{name}' has no version to serve; there are {available}.")
-        loaded, failures = await self._load_versions(config, wanted)
-        live = self._registry.answering(name)
-        if not loaded and live:
-            # A configuration that a client tried and that failed says nothing about what serves now.
-            if not config_json:
-                self._mark_degraded(name, failures)
-            raise InvalidInput(_reasons(failures))
-        loaded = loaded or [await asyncio.to_thread(self._substitute, config, available, failures)]
-        models = [serve_version(version, self._surroundings) for version in loaded]
-        models += [model for model in live if int(model.version) in failures]
-        _mark_survivors(models, failures)
-        await self._retire(name, models, "superseded")
+    def _made_of(self, name: str) -> list[str]:
+        """What a model that answers is made of."""
+        return [step for model in self._registry.answering(name) for step in dependencies(model.config)]
 
-    async def _load_versions(
-        self, config: ModelConfig, wanted: Iterable[int]
-    ) -> tuple[list[LoadedVersion], dict[int, Exception]]:
-        """Load each version by itself: those that came, and why the others did not."""
-        loaded: list[LoadedVersion] = []
-        failures: dict[int, Exception] = {}
-        name = config.name
-        for version in wanted:
-            is_live = version in self._registry.versions(name)
-            if not is_live:
-                self._registry.set_state(name, version, LOADING)
-            try:
-                loaded.append(await asyncio.to_thread(self._loader.load, config, version))
-            except Exception as problem:
-                failures[version] = problem
-                if not is_live:
-                    self._registry.set_state(name, version, UNAVAILABLE, str(problem))
-                _log.error("model '%s' version %d cannot serve: %s", name, version, problem)
-        return loaded, failures
-
-    def _config(self, name: str, config_json: str) -> ModelConfig:
-        if not config_json:
-            return self._loader.config(name)
-        self._loader.repository.model_directory(name)
-        config = config_from_json(config_json, name)
+    def _config(self, order: LoadOrder) -> ModelConfig:
+        if not order.config_json:
+            return self._loader.config(order.name)
+        if not order.files:
+            self._repositories.model_directory(order.name)
+        config = config_from_json(order.config_json, order.name)
         refuse_unhonoured(config)
         return config
 
-    def _mark_degraded(self, name: str, failures: dict[int, Exception]) -> None:
-        """What answers now stays in place, although something else was asked for."""
-        reason = _reasons(failures)
-        for model in self._registry.answering(name):
-            model.degraded = f"version {model.version} still serves because: {reason}"
-            self._registry.set_state(name, int(model.version), READY, _reason_of(model))
-        _log.warning("model '%s' is degraded: %s", name, reason)
-
-    def _substitute(self, config: ModelConfig, available: list[int], failures: dict[int, Exception]) -> LoadedVersion:
-        """Nothing that was asked for can serve: the previous version does, else the newest one's fallback engine.
-
-        Raises:
-            Error: the first failure, if neither is to be had.
-        """
-        reason = _reasons(failures)
-        older = [version for version in available if version < min(failures)]
-        for version in reversed(older):
-            try:
-                loaded = self._loader.load(config, version)
-            except Exception as problem:
-                _log.warning("model '%s' version %d cannot step in: %s", config.name, version, problem)
-                continue
-            return _degraded(loaded, f"version {version} serves because: {reason}")
-        newest = max(failures)
-        try:
-            return self._loader.load_fallback(config, newest, reason)
-        except Exception as problem:
-            _log.warning("model '%s' version %d has no working fallback: %s", config.name, newest, problem)
-            raise failures[newest] from problem
-
-    async def _retire(self, name: str, successors: list[Served], reason: str) -> None:
-        """Swap the table in one step, then drain and close what answered before."""
-        retired = self._registry.replace(name, successors)
-        serving = {int(model.version): model for model in successors}
-        for model in retired:
-            if int(model.version) not in serving:
-                self._registry.set_state(name, int(model.version), UNLOADING)
-        for version, model in serving.items():
-            self._registry.set_state(name, version, READY, _reason_of(model))
-            if model.degraded:
-                _log.warning("model '%s' is degraded: %s", name, model.degraded)
-        await asyncio.gather(*(self._close(model) for model in retired))
-        for model in retired:
-            if int(model.version) not in serving:
-                self._registry.set_state(name, int(model.version), UNAVAILABLE, reason)
-
-    async def _close(self, model: Served) -> None:
-        drained = asyncio.Event()
-        model.drain(drained.set)
-        try:
-            await asyncio.wait_for(drained.wait(), self._drain_seconds)
-        except TimeoutError:
-            _log.warning("model '%s' version %s was not drained in time", model.name, model.version)
-            model.abandon()
-        await asyncio.to_thread(model.close)
-
-
-def _mark_survivors(models: Sequence[Served], failures: dict[int, Exception]) -> None:
-    """Say of a version that could not be reloaded that it is the old one, and of the newest that it should not be."""
-    newest = max(models, key=lambda model: int(model.version))
-    for model in models:
-        own = failures.get(int(model.version))
-        if own is not None:
-            model.degraded = model.degraded or f"version {model.version} still serves because: {own}"
-    if failures and max(failures) > int(newest.version):
-        newest.degraded = newest.degraded or f"version {newest.version} serves because: {_reasons(failures)}"
-
-
-def _reasons(failures: dict[int, Exception]) -> str:
-    return "; ".join(f"version {version}: {problem}" for version, problem in failures.items())
-
-
-def _reason_of(model: Served) -> str:
-    """What the index says of a version that answers."""
-    return f"degraded: {model.degraded}" if model.degraded else model.note
-
-
-def _degraded(loaded: LoadedVersion, reason: str) -> LoadedVersion:
-    return replace(loaded, degraded=f"{reason}; {loaded.degraded}" if loaded.degraded else reason)
-
 
 async def load_all(lifecycle: Lifecycle, names: Iterable[str]) -> None:
-    """Load models one after the other; one that fails never keeps the others from serving."""
-    for name in names:
-        try:
-            await lifecycle.load(name)
-        except Error as problem:
-            _log.error("%s", problem)
+    """Load the models that a server starts with, together; one that fails never keeps the others from serving."""
+    await asyncio.gather(*(_load_required(lifecycle, name) for name in names))
+
+
+async def _load_required(lifecycle: Lifecycle, name: str) -> None:
+    try:
+        await lifecycle.load(LoadOrder(name, is_required=True))
+    except Error as problem:
+        _log.error("%s", problem)

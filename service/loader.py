@@ -14,11 +14,12 @@ from enginehouse.evidence import GOLDEN_FILE, Evidence, read_evidence
 from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
-from enginehouse.repository import Repository, check_digests, check_file_digests, files_of_engine
+from enginehouse.repository import check_digests, check_file_digests, files_of_engine
 from service.classification import read_labels
 from service.loaded import LoadedVersion
 from service.opening import EngineFile, close_all, open_proven
 from service.placement import Placement, placement_from_config
+from service.repositories import Repositories
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +54,14 @@ _Contend = Callable[[bool | None], _Contenders]
 
 
 class VersionLoader:
-    """Opens versions of one repository.
+    """Opens versions of the repositories.
 
     Args:
+        repository: where models lie.
         on_golden_failure: told of each version whose engine did not give the recorded answers.
     """
 
-    def __init__(self, repository: Repository, on_golden_failure: Callable[[str, int], None]) -> None:
+    def __init__(self, repository: Repositories, on_golden_failure: Callable[[str, int], None]) -> None:
         self.repository = repository
         self._on_golden_failure = on_golden_failure
 

@@ -1,10 +1,10 @@
 """The one object behind every transport: infer, describe, load, unload. It knows no transport."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
-from enginehouse.errors import Error, InvalidInput, NotReady, NotSupported
+from enginehouse.errors import Error, InvalidInput, NotReady
 from enginehouse.proto.grpc_service_pb2 import (
     CudaSharedMemoryStatusResponse,
     LogSettingsResponse,
@@ -22,6 +22,7 @@ from service.client_tensors import ClientMemory
 from service.clock import Clock
 from service.controls import Controls
 from service.lifecycle import Lifecycle
+from service.load_order import order_from_parameters
 from service.log_settings import LogValue
 from service.queue import deliver
 from service.registry import Registry
@@ -32,6 +33,7 @@ from service.trace_settings import Changes
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "model_repository(unload_dependents)",
     "model_configuration",
     "binary_tensor_data",
     "parameters",
@@ -107,12 +109,12 @@ class InferenceServer:
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""
         self._is_started = True
-        self._tell_watchers()
+        self.tell_readiness()
 
     def stopping(self) -> None:
         """Not ready from now on; requests are still answered."""
         self._is_stopping = True
-        self._tell_watchers()
+        self.tell_readiness()
 
     def watch_readiness(self, callback: Callable[[bool], None]) -> None:
         """Tell `callback` whether the server is ready, each time that may have changed."""
@@ -159,33 +161,32 @@ class InferenceServer:
     def repository_index(self, only_ready: bool) -> RepositoryIndexResponse:
         return describe.repository_index(self.registry, self._lifecycle.repository_names(), only_ready)
 
-    async def load(self, name: str, config_json: str = "", other_parameters: Iterable[str] = ()) -> None:
+    async def load(self, name: str, config_json: str = "", files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model.
 
         Args:
             name: of the model.
             config_json: a configuration that replaces the one in the repository; empty for none.
-            other_parameters: what else the client sent, by name.
+            files: what the model consists of instead of what lies in the repository, by `file:<path inside it>`.
 
         Raises:
             NotReady: the control mode forbids it.
-            NotSupported: a parameter that would not be honoured, such as a file that replaces the repository's.
+            NotFound: no repository holds the model.
+            InvalidInput: it failed to load; what answered before still does.
         """
         self._check_may_load()
-        for parameter in other_parameters:
-            raise NotSupported(
-                f"load parameter '{parameter[:80]}' is not supported; 'config' is. Put files in the repository."
-            )
         try:
-            await self._lifecycle.load(name, config_json)
+            await self._lifecycle.load(order_from_parameters(name, config_json, files or {}))
         finally:
-            self._tell_watchers()
+            self.tell_readiness()
 
-    async def unload(self, name: str) -> None:
-        """Unload a model; raises `NotReady` where the control mode forbids it."""
+    async def unload(self, name: str, unload_dependents: bool = False) -> None:
+        """Unload a model, and on request those that it is made of; raises `NotReady` where the mode forbids it."""
         self._check_may_load()
-        await self._lifecycle.unload(name)
-        self._tell_watchers()
+        try:
+            await self._lifecycle.unload(name, unload_dependents)
+        finally:
+            self.tell_readiness()
 
     def system_shared_memory_status(self, name: str) -> SystemSharedMemoryStatusResponse:
         """One registered region, or all if `name` is empty; raises `NotFound`."""
@@ -226,13 +227,14 @@ class InferenceServer:
         """Change what is named of the log, then tell all; raises `InvalidInput` or `NotSupported`."""
         return self._controls.log_settings(changes)
 
-    def _tell_watchers(self) -> None:
+    def tell_readiness(self) -> None:
+        """Models came or went: whoever watches hears whether the server is ready."""
         for callback in self._readiness_watchers:
             callback(self.is_ready())
 
     def _check_may_load(self) -> None:
         if not self._may_load:
             raise NotReady(
-                "explicit model load / unload is not allowed in model control mode none. "
-                "Start the server with --model-control-mode explicit."
+                "explicit model load / unload is not allowed if polling is enabled, or all models are loaded at the "
+                "start. Start the server with --model-control-mode explicit."
             )

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from enginehouse.errors import Error
 from enginehouse.proto import grpc_service_pb2 as pb
 from service import proto_codec
+from service.load_order import load_parameters_from_message, unload_dependents_from_message
 from service.request import InferResponse
 from service.server import InferenceServer
 from service.status import status_of
@@ -70,12 +71,12 @@ class InferenceServicer:
     async def _repository_load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         # One client spells the model's name into the repository's field.
         name = request.model_name or request.repository_name
-        config = request.parameters["config"].string_param if "config" in request.parameters else ""
-        await self._server.load(name, config, [key for key in request.parameters if key != "config"])
+        await self._server.load(name, *load_parameters_from_message(request.parameters))
         return pb.RepositoryModelLoadResponse()
 
     async def _repository_unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        await self._server.unload(request.model_name or request.repository_name)
+        name = request.model_name or request.repository_name
+        await self._server.unload(name, unload_dependents_from_message(request.parameters))
         return pb.RepositoryModelUnloadResponse()
 
     async def _model_infer(self, message: pb.ModelInferRequest) -> pb.ModelInferResponse:

@@ -137,3 +137,24 @@ def test_some_files_can_be_checked_although_others_changed(published: tuple[Path
     check_file_digests(directory, evidence, ["fallback.onnx", GOLDEN_FILE])
     with pytest.raises(CorruptVersion):
         check_file_digests(directory, evidence, ["model.onnx"])
+
+
+def test_a_look_tells_every_file_of_every_model_and_what_changed(repository: Repository) -> None:
+    for path in ("b/2/model.onnx", "b/config.pbtxt", "b/.4/x", "b/2/.x", ".git/1/x"):
+        (repository.root / path).write_text("some")
+    before = repository.look()
+    assert {name: sorted(files) for name, files in before.items()} == {
+        "b": ["2/model.onnx", "5", "config.pbtxt"],
+        "configured": ["config.pbtxt"],
+    }
+    assert repository.look() == before
+    (repository.root / "b" / "2" / "model.onnx").write_text("other")
+    after = repository.look()
+    assert [path for path, state in after["b"].items() if before["b"][path] != state] == ["2/model.onnx"]
+
+
+def test_a_look_follows_links_but_not_in_a_ring(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "outside" / "1" / "model.onnx").touch()
+    (repository.root / "linked").symlink_to(tmp_path / "outside")
+    (tmp_path / "outside" / "1" / "again").symlink_to(tmp_path / "outside")
+    assert list(repository.look()["linked"]) == ["1/model.onnx"]

@@ -30,6 +30,7 @@ from service.loaded import LoadedVersion
 from service.loader import VersionLoader
 from service.metrics import ServerMetrics
 from service.registry import Registry
+from service.repositories import Repositories
 from service.request import Admitted, InferRequest, InferResponse, Parameter, WireTensor
 from service.served_model import ServedModel
 from service.server import InferenceServer, identity
@@ -212,7 +213,7 @@ class House:
         self.registry = Registry()
         self.metrics = ServerMetrics(self.registry)
         clock = LoopClock(asyncio.get_running_loop())
-        self.loader = VersionLoader(Repository(root), self.metrics.count_golden_failure)
+        self.loader = VersionLoader(Repositories([Repository(root)]), self.metrics.count_golden_failure)
         self.lifecycle = Lifecycle(self.registry, self.loader, Surroundings(clock), 30)
         self.server = InferenceServer(self.registry, self.lifecycle, clock, identity("test"), is_strict, may_load)
 

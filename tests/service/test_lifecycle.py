@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from enginehouse.errors import Error, InvalidInput, NotFound, NotReady, NotSupported
+from service.assembly import serve_version
 from service.lifecycle import load_all
 from service.registry import LOADING, READY, UNAVAILABLE
 from service.request import InferResponse
-from tests.service.conftest import House, publish, publish_mismatch
+from tests.service.conftest import House, make_scale_model, publish, publish_mismatch
 
 
 async def test_the_version_policy_decides_what_serves(house: House) -> None:
@@ -206,7 +208,7 @@ async def test_a_caller_who_leaves_in_the_middle_of_a_load_leaves_nothing_half_d
 async def test_what_is_not_drained_in_time_is_told(house: House) -> None:
     publish(house.root)
     house.configure("max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 60000000 }")
-    house.lifecycle._drain_seconds = 0.01
+    house.lifecycle._exchange._drain_seconds = 0.01
     await house.server.load("m")
     waiting = house.ask()
     await house.server.unload("m")
@@ -221,3 +223,198 @@ async def test_a_field_that_is_not_honoured_fails_its_model_by_name(house: House
     with pytest.raises(InvalidInput, match="does not honour sequence_batching") as refusal:
         await house.server.load("m")
     assert isinstance(refusal.value.__cause__, NotSupported)
+
+
+def scale(factor: float) -> bytes:
+    return make_scale_model(factor).SerializeToString()
+
+
+CONFIG = '{"max_batch_size": 4}'
+
+
+async def test_files_of_a_client_replace_the_model_until_the_next_load_without_them(house: House) -> None:
+    publish(house.root, 3, chosen=3, original=3, built=3)
+    await house.server.load("m")
+    await house.server.load("m", CONFIG, {"file:1/model.onnx": scale(5)})
+    assert await house.factor() == 5
+    assert house.index() == {"1": (READY, ""), "3": (UNAVAILABLE, "superseded")}
+    root = house.loader.repository.model_directory("m").parent
+    assert root != house.root
+    await house.server.load("m", CONFIG, {"1/model.onnx": scale(6)})
+    assert await house.factor() == 6
+    assert not root.exists()
+    await house.server.load("m")
+    assert await house.factor() == 3
+    assert house.index() == {"1": (UNAVAILABLE, "superseded"), "3": (READY, "")}
+    assert house.loader.repository.model_directory("m").parent == house.root
+
+
+async def test_files_that_do_not_load_leave_what_stood_in_before(house: House) -> None:
+    publish(house.root)
+    await house.server.load("m", CONFIG, {"file:1/model.onnx": scale(5)})
+    before = house.loader.repository.model_directory("m")
+    for config, files in (
+        (CONFIG, {"file:1/model.onnx": b"nonsense"}),
+        (CONFIG, {"file:labels.txt": b"no version"}),
+        ("{", {"file:1/model.onnx": scale(7)}),
+        ('{"name": "other"}', {"file:1/model.onnx": scale(7)}),
+    ):
+        with pytest.raises(InvalidInput, match="failed to load 'm'"):
+            await house.server.load("m", config, files)
+    assert house.loader.repository.model_directory("m") == before
+    assert await house.factor() == 5
+
+
+async def test_a_model_may_be_made_of_a_clients_files_alone(house: House) -> None:
+    await house.server.load("m", CONFIG, {"file:2/model.onnx": scale(5)})
+    assert await house.factor("2") == 5
+    root = house.loader.repository.model_directory("m").parent
+    with pytest.raises(NotFound, match="failed to poll from model repository"):
+        await house.server.load("m")
+    assert await house.factor("2") == 5
+    await house.server.unload("m")
+    assert not root.exists()
+
+
+async def test_what_a_client_fails_to_load_does_not_make_the_server_unready(house: House) -> None:
+    publish(house.root)
+    publish(house.root, name="other")
+    (house.root / "other" / "config.pbtxt").write_text("nonsense")
+    await load_all(house.lifecycle, ["m"])
+    house.server.started()
+    with pytest.raises(InvalidInput):
+        await house.server.load("other")
+    with pytest.raises(InvalidInput):
+        await house.server.load("client's own", CONFIG, {"file:1/model.onnx": b"nonsense"})
+    assert house.server.is_ready()
+    (house.root / "m" / "1" / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(InvalidInput):
+        await house.server.load("m")
+    assert house.server.is_ready()
+
+
+@pytest.fixture
+def made_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What models are made of, by name: filled by a test, it is believed in place of their configurations."""
+    table: dict[str, list[str]] = {}
+    monkeypatch.setattr("service.lifecycle.dependencies", lambda config: table.get(config.name, []))
+    return table
+
+
+def serving(house: House) -> list[str]:
+    return [model.name for model in house.registry.served()]
+
+
+async def test_what_a_model_is_made_of_loads_first_and_goes_with_it_on_request(
+    house: House, made_of: dict[str, list[str]]
+) -> None:
+    for name in ("a", "b", "c", "m"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["a", "b"], "b": ["c"]})
+    await house.server.load("a")
+    await house.server.load("m")
+    assert serving(house) == ["a", "b", "c", "m"]
+    await house.server.unload("m")
+    assert serving(house) == ["a", "b", "c"]
+    await house.server.load("m")
+    await house.server.unload("m", unload_dependents=True)
+    assert serving(house) == ["a"], "a was asked for by itself"
+
+
+async def test_a_step_that_another_model_needs_stays(house: House, made_of: dict[str, list[str]]) -> None:
+    for name in ("a", "m", "n"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["a"], "n": ["a"]})
+    await house.server.load("m")
+    await house.server.load("n")
+    await house.server.unload("m", unload_dependents=True)
+    assert serving(house) == ["a", "n"]
+    await house.server.unload("n", unload_dependents=True)
+    assert serving(house) == []
+
+
+async def test_a_model_goes_with_what_it_is_made_of_and_comes_back_with_it(
+    house: House, made_of: dict[str, list[str]]
+) -> None:
+    for name in ("a", "b", "m"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["b"], "b": ["a"]})
+    await house.server.load("m")
+    await house.server.unload("a")
+    assert serving(house) == []
+    assert house.index() == {"1": (UNAVAILABLE, "model 'b', which it needs, was unloaded")}
+    await house.server.load("a")
+    assert serving(house) == ["a", "b", "m"]
+
+
+async def test_a_model_that_was_unloaded_itself_does_not_come_back_with_its_steps(
+    house: House, made_of: dict[str, list[str]]
+) -> None:
+    for name in ("a", "m"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["a"]})
+    await house.server.load("m")
+    await house.server.unload("a")
+    await house.server.unload("m")
+    await house.server.load("a")
+    assert serving(house) == ["a"]
+
+
+async def test_a_model_whose_step_cannot_load_says_so_and_one_made_of_itself_is_refused(
+    house: House, made_of: dict[str, list[str]]
+) -> None:
+    for name in ("a", "m", "n"):
+        publish(house.root, name=name)
+    (house.root / "a" / "1" / "model.onnx").write_bytes(b"changed")
+    (house.root / "a" / "1" / "fallback.onnx").write_bytes(b"changed")
+    made_of.update({"m": ["a"], "n": ["m", "n"]})
+    with pytest.raises(InvalidInput, match="failed to load 'm': model 'a', which it needs, cannot serve: failed"):
+        await house.server.load("m")
+    made_of.update({"m": ["nobody"]})
+    with pytest.raises(InvalidInput, match="model 'nobody', which it needs, cannot serve: failed to poll"):
+        await house.server.load("m")
+    made_of.update({"m": ["n"]})
+    with pytest.raises(InvalidInput, match="it is made of itself: n -> m -> n"):
+        await house.server.load("n")
+    assert serving(house) == []
+
+
+async def test_models_that_need_each_others_locks_do_not_wait_for_ever(
+    house: House, made_of: dict[str, list[str]]
+) -> None:
+    for name in ("a", "m", "n"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["a"], "n": ["a", "m"]})
+    loads = [asyncio.create_task(house.server.load(name)) for name in ("n", "m", "a", "n", "m")]
+    await asyncio.wait_for(asyncio.gather(*loads), 30)
+    assert serving(house) == ["a", "m", "n"]
+
+
+async def test_a_version_that_cannot_be_served_leaves_no_engine_open(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.root.joinpath("m").mkdir()
+    house.configure("version_policy { all { } }")
+    for version in (1, 2):
+        publish(house.root, version)
+    opened: list[Any] = []
+    real = house.loader.load
+
+    def load(config: Any, version: int) -> Any:
+        opened.append(real(config, version))
+        return opened[-1]
+
+    monkeypatch.setattr(house.loader, "load", load)
+
+    def serve(loaded: Any, surroundings: Any) -> Any:
+        if loaded.version == 2:
+            raise ValueError("a plan that makes no sense")
+        return serve_version(loaded, surroundings)
+
+    monkeypatch.setattr("service.exchange.serve_version", serve)
+    with pytest.raises(InvalidInput, match="a plan that makes no sense"):
+        await house.server.load("m")
+    assert len(opened) == 2
+    for loaded in opened:
+        with pytest.raises(Error):
+            loaded.engines[0].run({"x": np.ones((1, 2), np.float32)})

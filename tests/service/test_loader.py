@@ -20,6 +20,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from enginehouse.repository import Repository
 from service.loaded import LoadedVersion
 from service.loader import VersionLoader
+from service.repositories import Repositories
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import make_scale_model, publish
 
@@ -30,7 +31,9 @@ class Loading:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.golden_failures: list[tuple[str, int]] = []
-        self.loader = VersionLoader(Repository(root), lambda *failed: self.golden_failures.append(failed))
+        self.loader = VersionLoader(
+            Repositories([Repository(root)]), lambda *failed: self.golden_failures.append(failed)
+        )
 
     def load(self, text: str = "", version: int = 1) -> LoadedVersion:
         return self.loader.load(config_from_text(text, "m"), version)

@@ -2,9 +2,10 @@
 
 from fastapi import FastAPI, Request, Response
 
-from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.errors import NotSupported
 from service.http.body import read_object
 from service.http.render import JsonResponse, json_from_message
+from service.load_order import load_parameters_from_json, unload_dependents_from_json
 from service.server import InferenceServer
 
 
@@ -22,17 +23,14 @@ def add_repository(app: FastAPI, server: InferenceServer, max_body_bytes: int) -
 
     @app.post("/v2/repository/models/{model}/load", summary="Load or reload a model", tags=["repository"])
     async def load(request: Request, model: str) -> Response:
-        parameters = (await read_object(request, max_body_bytes)).get("parameters", {})
-        config = parameters.get("config", "") if isinstance(parameters, dict) else None
-        if not isinstance(config, str):
-            raise InvalidInput("'parameters' must be an object, and its 'config' a string of JSON.")
-        await server.load(model, config, [key for key in parameters if key != "config"])
+        body = await read_object(request, max_body_bytes)
+        await server.load(model, *load_parameters_from_json(body.get("parameters", {})))
         return JsonResponse({})
 
     @app.post("/v2/repository/models/{model}/unload", summary="Unload a model", tags=["repository"])
     async def unload(request: Request, model: str) -> Response:
-        await read_object(request, max_body_bytes)
-        await server.unload(model)
+        body = await read_object(request, max_body_bytes)
+        await server.unload(model, unload_dependents_from_json(body.get("parameters", {})))
         return JsonResponse({})
 
     @app.post("/v2/repository/{repository}/models/{model}/load", include_in_schema=False)
