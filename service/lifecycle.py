@@ -11,6 +11,7 @@ from enginehouse.errors import Error, InvalidInput, NotFound
 from enginehouse.model_config import config_from_json, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.assembly import Surroundings
+from service.ensemble_rules import dependencies
 from service.exchange import Exchange
 from service.load_order import LoadOrder, remove_stand_in, write_stand_in
 from service.load_threads import LoadThreads
@@ -21,11 +22,6 @@ from service.registry import UNAVAILABLE, Registry
 _log = logging.getLogger(__name__)
 
 DEFAULT_LOAD_THREADS = 4
-
-
-def dependencies(config: ModelConfig) -> list[str]:
-    """Models that must answer before this one can."""
-    return list(dict.fromkeys(step.model_name for step in config.ensemble_scheduling.step))
 
 
 class Lifecycle:
