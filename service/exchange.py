@@ -122,10 +122,13 @@ class Exchange:
         try:
             for version in loaded:
                 models.append(serve_version(version, self._surroundings))  # noqa: PERF401 - those made must be known
-        except BaseException:
+        except BaseException as problem:
             await asyncio.gather(*(asyncio.to_thread(model.close) for model in models))
             for version in loaded[len(models) :]:
                 close_all(version.engines)
+            for version in loaded:
+                if version.version not in self._registry.versions(version.config.name):
+                    self._registry.set_state(version.config.name, version.version, UNAVAILABLE, str(problem))
             raise
         return models
 
