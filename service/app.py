@@ -48,7 +48,11 @@ class Service:
         metrics = ServerMetrics(registry)
         loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure)
         self._settings = settings
-        surroundings = Surroundings(clock, infer=lambda request, settle: self.server.infer(request, settle))
+        surroundings = Surroundings(
+            clock,
+            infer=lambda request, settle: self.server.infer(request, settle),
+            config_of=lambda name, version: registry.resolve(name, version).config,
+        )
         self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs)
         self.server = InferenceServer(
             registry,

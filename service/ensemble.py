@@ -17,9 +17,12 @@ from service.loaded import LoadedVersion
 from service.queue import LEAST_TIMEOUT_SECONDS, deliver
 from service.request import Admitted, Infer, InferRequest, InferResponse, Settle, Timings, WireTensor
 from service.reserved_parameters import take_reserved
-from service.served_model import DEFAULT_MAX_QUEUE_SIZE, layout_from_config
+from service.served_model import layout_from_config
 from service.statistics import ModelStatistics
 from service.status import status_of
+
+# Requests that may be in one ensemble at once, those that wait at its entry included: as many as wait for one model.
+MAX_REQUESTS = 1024
 
 
 class EnsembleModel:
@@ -36,6 +39,7 @@ class EnsembleModel:
         self.version = str(loaded.version)
         self.degraded = loaded.degraded
         self.note = loaded.note
+        self.labels = loaded.labels
         self.records: Sequence[EngineRecord] = ()
         self.load_seconds = loaded.load_seconds
         self.statistics = statistics
@@ -95,7 +99,7 @@ class EnsembleModel:
             raise NotSupported(
                 f"model '{self.name}' is decoupled: it may answer any number of times. Ask it over a stream."
             )
-        if len(self._line) + len(self._running) >= max(DEFAULT_MAX_QUEUE_SIZE, self._most_running):
+        if len(self._line) + len(self._running) >= max(MAX_REQUESTS, self._most_running):
             raise Overloaded(
                 f"ensemble '{self.name}' has {len(self._running)} requests in flight and {len(self._line)} that wait. "
                 "Send fewer at once."

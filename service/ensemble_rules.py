@@ -50,9 +50,10 @@ def check_ensemble(config: ModelConfig) -> None:
         raise InvalidInput(f"ensemble '{name}' must specify at least one input and one output.")
     if config.max_batch_size < 0:
         raise InvalidInput(f"ensemble '{name}': max_batch_size is {config.max_batch_size}; 0 or more expected.")
-    for tensor in (*config.input, *config.output):
-        if tensor.HasField("reshape"):
-            raise NotSupported(f"ensemble '{name}': reshape of '{tensor.name}' is not supported; reshape in a step.")
+    reshaped = [tensor.name for tensor in config.input if tensor.HasField("reshape")]
+    reshaped += [tensor.name for tensor in config.output if tensor.HasField("reshape")]
+    if reshaped:
+        raise NotSupported(f"ensemble '{name}': reshape of '{reshaped[0]}' is not supported; reshape in a step.")
     for position, step in enumerate(config.ensemble_scheduling.step):
         _check_step(name, position, step)
     _check_flow(config)

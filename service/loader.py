@@ -16,6 +16,7 @@ from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine
 from service.classification import read_labels
+from service.ensemble_rules import complete_ensemble, is_ensemble
 from service.loaded import LoadedVersion
 from service.opening import EngineFile, close_all, open_proven
 from service.placement import Placement, placement_from_config
@@ -81,6 +82,8 @@ class VersionLoader:
             Error: whatever is wrong with the files, the configuration or the best engine; nothing stays open.
         """
         directory = self.repository.version_directory(config.name, version)
+        if is_ensemble(config):
+            return _without_engine(config, version, directory)
         evidence = read_evidence(directory)
         if evidence is not None:
             check_digests(directory, evidence)
@@ -158,6 +161,15 @@ class VersionLoader:
         raise NotSupported(
             f"no engine of model '{config.name}' version {version} can run here: {contenders.passed_over}."
         )
+
+
+def _without_engine(config: ModelConfig, version: int, directory: Path) -> LoadedVersion:
+    """An ensemble runs on the engines of others."""
+    completed = ModelConfig()
+    completed.CopyFrom(config)
+    complete_ensemble(completed)
+    labels = read_labels(config, directory.parent)
+    return LoadedVersion(completed, version, directory, (), 0.0, labels=labels)
 
 
 def _contenders(directory: Path, evidence: Evidence, on_gpu: bool | None) -> _Contenders:

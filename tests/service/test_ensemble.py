@@ -20,11 +20,10 @@ from enginehouse.errors import (
 )
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import FakeClock
-from service.ensemble import EnsembleModel
+from service.ensemble import MAX_REQUESTS, EnsembleModel
 from service.ensemble_plan import plan_from_config
 from service.loaded import LoadedVersion
 from service.request import Admitted, InferRequest, InferResponse, SequencePosition, WireTensor
-from service.served_model import DEFAULT_MAX_QUEUE_SIZE
 from service.statistics import ModelStatistics
 from tests.service.fake_steps import FakeSteps, ensemble_config, numbers, step_config, step_text
 
@@ -201,11 +200,11 @@ def test_requests_wait_at_the_entry_in_their_order_and_leave_it_at_their_deadlin
 
 def test_the_entry_is_bounded() -> None:
     bench = chain()
-    for number in range(DEFAULT_MAX_QUEUE_SIZE):
+    for number in range(MAX_REQUESTS):
         bench.ask(str(number))
     assert bench.ask("more") is None
     assert isinstance(bench.error("more"), Overloaded)
-    assert len(bench.steps.open) == DEFAULT_MAX_QUEUE_SIZE
+    assert len(bench.steps.open) == MAX_REQUESTS
 
 
 def test_no_step_starts_for_a_request_whose_deadline_has_passed() -> None:
@@ -223,7 +222,7 @@ def test_an_intermediate_tensor_is_let_go_of_when_its_last_reader_has_it() -> No
     bench.ask()
     array = np.array([5], np.uint8)
     watched = weakref.ref(array)
-    tensor = WireTensor("y", DTYPES["UINT8"], (1,), memoryview(array))
+    tensor = WireTensor("y", DTYPES["UINT8"], (1,), array.data)
     call = bench.steps.call("a")
     call.finish(InferResponse("a", "1", "", (tensor,), call.response().timings))
     del array, tensor
