@@ -10,6 +10,8 @@ from enginehouse.config_rules import check_config
 from enginehouse.errors import InvalidInput
 from enginehouse.model_config import config_from_specs, dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
+from enginehouse.ragged_config import check_ragged
+from enginehouse.sequence_config import check_sequence_batching, complete_sequence_batching
 from enginehouse.tensor import TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE = 4
@@ -92,6 +94,9 @@ def complete_config(
         _complete_description(config, inputs, outputs, completion.max_batch_size(config.backend))
     complete_defaults(config)
     check_config(config)
+    check_ragged(config, inputs)
+    if config.HasField("sequence_batching"):
+        check_sequence_batching(config, inputs, outputs)
     hidden = _hidden_inputs(config)
     _check_tensors(config, config.input, [spec for spec in inputs if spec.name not in hidden], "input")
     _check_tensors(config, config.output, outputs, "output")
@@ -107,6 +112,8 @@ def complete_defaults(config: ModelConfig) -> None:
             getattr(config.optimization, buffers).enable = True
     if config.HasField("dynamic_batching") and not config.dynamic_batching.preferred_batch_size:
         config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
+    if config.HasField("sequence_batching"):
+        complete_sequence_batching(config)
 
 
 def model_file(config: ModelConfig, compute_capability: str | None) -> str:

@@ -24,6 +24,7 @@ class Admission:
         self._order = tuple(self._inputs)
         self._outputs = frozenset(spec.name for spec in layout.outputs)
         self._max_batch_size = max_batch_size
+        self._ragged = layout.ragged
 
     def check(self, request: InferRequest) -> tuple[int, Hashable]:
         """Put the inputs in the model's order; tell the rows, and the key under which requests may share a batch.
@@ -42,7 +43,7 @@ class Admission:
             raise InvalidInput(f"an output of model '{self._model}' is requested more than once.")
         if not self._max_batch_size:
             return 1, None
-        return self._rows(inputs), tuple(tensor.shape[1:] for tensor in inputs)
+        return self._rows(inputs), tuple(tensor.shape[1:] for tensor in inputs if tensor.name not in self._ragged)
 
     def _ordered(self, request: InferRequest) -> tuple[WireTensor, ...]:
         inputs = request.inputs

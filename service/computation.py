@@ -1,14 +1,15 @@
 """What an instance does with the requests of one batch: run them on its engine, and give each its answer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from enginehouse.engine import Engine
 from enginehouse.errors import Error
+from enginehouse.tensor import Tensors
 from service.queue import Pending
-from service.request import WireTensor
+from service.request import InferRequest, WireTensor
 from service.rows import Layout, join, split
 
 
@@ -48,12 +49,17 @@ class Computation(Protocol):
     def close(self) -> None: ...
 
 
+Derive = Callable[[Sequence[InferRequest]], Tensors]
+"""Makes inputs that describe the batch and that no client sends."""
+
+
 class TensorComputation:
     """Joins the rows of all requests, runs the engine once, and slices the outputs."""
 
-    def __init__(self, engine: Engine, layout: Layout) -> None:
+    def __init__(self, engine: Engine, layout: Layout, derive: Derive | None = None) -> None:
         self._engine = engine
         self._layout = layout
+        self._derive = derive
         self.may_run_inline = layout.has_fixed_rows
 
     def compute(self, pendings: Sequence[Pending]) -> list[Answer]:
@@ -61,6 +67,8 @@ class TensorComputation:
         rows = [pending.rows for pending in pendings]
         start = time.monotonic()
         feeds = join(requests, self._layout)
+        if self._derive is not None:
+            feeds = {**feeds, **self._derive(requests)}
         joined = time.monotonic()
         outputs = self._engine.run(feeds)
         computed = time.monotonic()

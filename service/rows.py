@@ -1,7 +1,9 @@
 """Join the rows of several requests into one batch, and slice the outputs back: once in, once out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 
 from enginehouse.dtype import Array, array_from_bytes, bytes_from_array
 from enginehouse.errors import EngineFailed
@@ -19,12 +21,17 @@ class Layout:
         engine_shapes: full engine shapes of the inputs that are reshaped on their way in.
         engine_output_shapes: full engine shapes of the outputs that are reshaped on their way out.
         has_batch_axis: whether the leading dimension counts rows.
+        ragged: inputs whose requests may differ in shape; they are joined into one flat vector.
+        scattered: outputs that hold the rows of all requests flat, each with the input whose shapes cut them.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     engine_shapes: Mapping[str, tuple[int, ...]]
     has_batch_axis: bool
+    engine_output_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ragged: frozenset[str] = frozenset()
+    scattered: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_fixed_rows(self) -> bool:
@@ -32,16 +39,17 @@ class Layout:
         skip = 1 if self.has_batch_axis else 0
         return all(-1 not in spec.shape[skip:] and spec.dtype.size_bytes for spec in self.inputs)
 
-    engine_output_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
 
 def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
-    """Make one feed per input; the requests agree in every dimension but the first.
+    """Make one feed per input; the requests agree in every dimension but the first, save for ragged inputs.
 
     A single request is viewed in place; several are copied once.
     """
     feeds: dict[str, Array] = {}
     for position, tensor in enumerate(requests[0].inputs):
+        if tensor.name in layout.ragged:
+            feeds[tensor.name] = _flat([request.inputs[position] for request in requests])
+            continue
         if len(requests) == 1:
             data, shape = tensor.data, tensor.shape
         else:
@@ -66,12 +74,41 @@ def split(
     """
     wanted = [request.outputs or tuple(spec.name for spec in layout.outputs) for request in requests]
     needed = set().union(*wanted)
-    pieces = {
-        spec.name: _slices(_checked(outputs, spec, sum(rows), layout), spec, rows, layout)
-        for spec in layout.outputs
-        if spec.name in needed
-    }
+    pieces: dict[str, list[WireTensor]] = {}
+    for spec in layout.outputs:
+        if spec.name not in needed:
+            continue
+        if spec.name in layout.scattered:
+            pieces[spec.name] = _scattered(outputs, spec, requests, layout.scattered[spec.name])
+        else:
+            pieces[spec.name] = _slices(_checked(outputs, spec, sum(rows), layout), spec, rows, layout)
     return [tuple(pieces[name][position] for name in names) for position, names in enumerate(wanted)]
+
+
+def _flat(parts: Sequence[WireTensor]) -> Array:
+    """Lay the elements of all requests one behind the other."""
+    data = parts[0].data if len(parts) == 1 else b"".join(part.data for part in parts)
+    return array_from_bytes(data, parts[0].dtype, (sum(math.prod(part.shape) for part in parts),))
+
+
+def _scattered(outputs: Tensors, spec: TensorSpec, requests: Sequence[InferRequest], source: str) -> list[WireTensor]:
+    """Cut an output by the shapes of an input: each open dimension has the size that the input has at its place."""
+    array = _given(outputs, spec).reshape(-1)
+    shapes = [
+        tuple(have if want == -1 else want for want, have in zip_longest(spec.shape, tensor.shape[: len(spec.shape)]))
+        for request in requests
+        for tensor in request.inputs
+        if tensor.name == source
+    ]
+    ends = list(accumulate(math.prod(shape) for shape in shapes))
+    if ends[-1] != array.size:
+        raise EngineFailed(
+            f"output '{spec.name}' has {array.size} elements; {ends[-1]} expected for the shapes of input '{source}'."
+        )
+    return [
+        WireTensor(spec.name, spec.dtype, shape, bytes_from_array(array[end - math.prod(shape) : end], spec.dtype))
+        for shape, end in zip(shapes, ends, strict=True)
+    ]
 
 
 def _carried(shape: Sequence[int], pattern: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
@@ -80,16 +117,21 @@ def _carried(shape: Sequence[int], pattern: Sequence[int], target: Sequence[int]
     return tuple(next(sizes) if size == -1 else size for size in target)
 
 
-def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> Array:
+def _given(outputs: Tensors, spec: TensorSpec) -> Array:
     array = outputs.get(spec.name)
     if array is None:
         raise EngineFailed(f"the engine gave no output '{spec.name}'; it gave {list(outputs)}.")
+    if spec.dtype.size_bytes and array.dtype != spec.dtype.numpy:
+        raise EngineFailed(f"output '{spec.name}' is {array.dtype}; {spec.dtype.name} expected.")
+    return array
+
+
+def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> Array:
+    array = _given(outputs, spec)
     if layout.has_batch_axis and (array.ndim == 0 or array.shape[0] != rows):
         raise EngineFailed(
             f"output '{spec.name}' has shape {list(array.shape)} for {rows} rows; its first dimension must be {rows}."
         )
-    if spec.dtype.size_bytes and array.dtype != spec.dtype.numpy:
-        raise EngineFailed(f"output '{spec.name}' is {array.dtype}; {spec.dtype.name} expected.")
     pattern = layout.engine_output_shapes.get(spec.name, spec.shape)
     if array.ndim != len(pattern):
         raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern)} expected.")

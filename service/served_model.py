@@ -9,6 +9,7 @@ from enginehouse.errors import Error, NotReady
 from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.ragged_config import ragged_inputs, scattered_outputs
 from service.admission import Admission
 from service.batch import BatchPolicy
 from service.clock import Clock
@@ -167,6 +168,8 @@ def layout_from_config(config: ModelConfig) -> Layout:
         reshaped_inputs,
         has_batch_axis=config.max_batch_size > 0,
         engine_output_shapes=reshaped_outputs,
+        ragged=ragged_inputs(config),
+        scattered=scattered_outputs(config),
     )
 
 

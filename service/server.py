@@ -32,6 +32,8 @@ from service.trace_settings import Changes
 # Only what is there: clients read this list to decide what they may ask for.
 EXTENSIONS = (
     "classification",
+    "sequence",
+    "sequence(string_id)",
     "model_repository",
     "model_repository(unload_dependents)",
     "model_configuration",

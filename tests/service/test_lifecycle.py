@@ -219,8 +219,8 @@ async def test_what_is_not_drained_in_time_is_told(house: House) -> None:
 
 async def test_a_field_that_is_not_honoured_fails_its_model_by_name(house: House) -> None:
     publish(house.root)
-    house.configure("sequence_batching { }")
-    with pytest.raises(InvalidInput, match="does not honour sequence_batching") as refusal:
+    house.configure("sequence_batching { iterative_sequence: true }")
+    with pytest.raises(InvalidInput, match="does not honour sequence_batching.iterative_sequence") as refusal:
         await house.server.load("m")
     assert isinstance(refusal.value.__cause__, NotSupported)
 
