@@ -4,11 +4,11 @@ Error:
     ├─ InvalidInput        the caller can fix it: wrong name, shape, type, file or flag
     ├─ NotFound            no such model or version
     ├─ AlreadyExists       the thing to be made is there, and differs
-    ├─ Overloaded          the queue is full
+    ├─ Overloaded          the queue is full, or the answer would come too late
     ├─ NotReady            loading, draining, unloaded
     ├─ DeadlineExceeded    waited in the queue past its timeout
     ├─ Cancelled           the caller left
-    ├─ EngineFailed        an engine could not be opened, or failed while it ran
+    ├─ EngineFailed        an engine could not be opened, or failed while it ran (`EngineCrashed`: its process ended)
     ├─ NotSupported        a feature of the protocol or of a model configuration that is not there
     ├─ MissingExtra        an optional library is not installed; names the extra that brings it
     ├─ CorruptVersion      files of a published version do not match its evidence
@@ -34,7 +34,15 @@ class AlreadyExists(Error):
 
 
 class Overloaded(Error):
-    """The queue is full: refused at the door, nothing was computed."""
+    """Refused at the door, nothing was computed: the queue is full, or the answer would come too late.
+
+    Attributes:
+        retry_after_seconds: when the same request may be let in; None if nobody can say.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotReady(Error):
@@ -51,6 +59,10 @@ class Cancelled(Error):
 
 class EngineFailed(Error):
     """An engine could not be opened, or failed while it ran."""
+
+
+class EngineCrashed(EngineFailed):
+    """The process that an engine had to itself ended while it worked; what it worked on is lost."""
 
 
 class NotSupported(Error):

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from threading import Thread
 from traceback import format_exception_only
 
-from enginehouse.errors import EngineFailed, Error
+from enginehouse.errors import EngineCrashed, EngineFailed, Error, NotReady
 from service.clock import Clock
 from service.computation import Answer, Computation, Execution
 from service.queue import Pending
@@ -82,30 +82,39 @@ class Instance:
             self._close_problem = problem
 
     def _execute(self, batch: Batch) -> None:
-        batch.answers = self._run(batch.pendings)
-        execution = batch.answers[0].execution
-        if execution is None and len(batch.pendings) > 1:
-            # One of them may be to blame, and the others must not pay for the company they were put in.
-            batch.answers = [self._run_alone(pending) for pending in batch.pendings]
+        execution: Execution | None = None
+        try:
+            batch.answers = self._computation.compute(batch.pendings)
+            execution = batch.answers[0].execution
+        except BaseException as problem:
+            # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
+            batch.answers = self._answer_failure(batch.pendings, _our_error(problem))
         if self._computation.may_run_inline and execution is not None and execution.seconds < INLINE_BELOW_SECONDS:
             self._fast_rows = max(self._fast_rows, execution.rows)
         else:
             # A batch that failed says nothing about how long the next one takes.
             self._fast_rows = min(self._fast_rows, batch.rows - 1)
 
+    def _answer_failure(self, pendings: Sequence[Pending], error: Error) -> list[Answer]:
+        """One of several may be to blame, and the others must not pay for the company they were put in.
+
+        Unless the process that computed them is gone: whichever it was would end the next one too.
+        """
+        if len(pendings) == 1 or isinstance(error, EngineCrashed | NotReady):
+            return [Answer(error=error)] * len(pendings)
+        return [self._run_alone(pending) for pending in pendings]
+
     def _run_alone(self, pending: Pending) -> Answer:
         if pending.is_settled:
             return Answer(error=EngineFailed("nobody waits for this answer any more."))
-        (answer,) = self._run([pending])
+        try:
+            (answer,) = self._computation.compute([pending])
+        except BaseException as problem:
+            answer = Answer(error=_our_error(problem))
         return answer
 
-    def _run(self, pendings: Sequence[Pending]) -> list[Answer]:
-        """Answer requests together; if the engine fails, every answer is the same error."""
-        try:
-            return self._computation.compute(pendings)
-        except Error as problem:
-            error = problem
-        except BaseException as problem:
-            # An engine may raise anything, and a thread that dies would leave its requests unanswered for ever.
-            error = EngineFailed(f"the engine failed: {''.join(format_exception_only(problem)).strip()}")
-        return [Answer(error=error)] * len(pendings)
+
+def _our_error(problem: BaseException) -> Error:
+    if isinstance(problem, Error):
+        return problem
+    return EngineFailed(f"the engine failed: {''.join(format_exception_only(problem)).strip()}")

@@ -28,6 +28,7 @@ STATUS: dict[type[errors.Error], Status] = {
     errors.DeadlineExceeded: Status(503, grpc.StatusCode.UNAVAILABLE, "REJECTED"),
     errors.Cancelled: Status(400, grpc.StatusCode.CANCELLED, "CANCELED"),
     errors.EngineFailed: _INTERNAL,
+    errors.EngineCrashed: _INTERNAL,
     errors.CorruptVersion: _INTERNAL,
     errors.MissingExtra: _INTERNAL,
     errors.NotSupported: Status(501, grpc.StatusCode.UNIMPLEMENTED, "OTHER"),

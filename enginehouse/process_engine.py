@@ -1,0 +1,94 @@
+"""An engine in a process of its own, behind the same protocol: what it does to that process hurts nobody else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+
+from enginehouse.channel import Words, error_from_words
+from enginehouse.dtype import dtype_from_name
+from enginehouse.engine_options import EngineOptions
+from enginehouse.tensor import Tensors, TensorSpec
+from enginehouse.worker_process import Task, WorkerProcess
+
+
+class ProcessEngine:
+    """An engine file opened in a child process; its weights are in that process only.
+
+    A child that ends fails what it was computing (`EngineCrashed`) and is started again, ever later; until then the
+    engines of the same model that were told of each other step in, and without one runs are refused (`NotReady`).
+
+    Args:
+        model: whose name the process carries.
+        path: the engine file; this and the others are those of `open_engine`.
+
+    Raises:
+        Error: as `open_engine`, in the child's words; or `EngineFailed` where the child ended over it.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        path: Path,
+        platform: str,
+        threads: int,
+        provider: str,
+        settings: Mapping[str, str] | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        arguments: Words = {"path": str(path), "platform": platform, "threads": threads, "provider": provider}
+        arguments |= {"settings": dict(settings or {}), "options": asdict(options or EngineOptions())}
+        self._worker = WorkerProcess(Task(model, {"do": "engine", **arguments}))
+        self._siblings: Sequence[ProcessEngine] = (self,)
+        self._computing = Lock()
+        self.inputs = specs_from_words(self._worker.greeting["inputs"])
+        self.outputs = specs_from_words(self._worker.greeting["outputs"])
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that is ready; None while there is none."""
+        return self._worker.pid
+
+    def run(self, feeds: Tensors) -> Tensors:
+        """Compute in the child; raises what its engine raised, `EngineCrashed` or `NotReady`."""
+        for engine in self._siblings:
+            if engine._worker.is_ready:
+                return engine._compute(feeds)
+        return self._compute(feeds)
+
+    def close(self) -> None:
+        """End the child, which gives all its memory back; may be called twice."""
+        self._worker.close()
+
+    def kill(self) -> None:
+        """End the child at once, although it computes."""
+        self._worker.kill()
+
+    def _compute(self, feeds: Tensors) -> Tensors:
+        # One that steps in may be asked from two threads.
+        with self._computing:
+            channel = self._worker.channel()
+            try:
+                channel.send({"names": list(feeds)}, list(feeds.values()))
+                message = channel.receive()
+            except OSError:
+                raise self._worker.end_of(channel) from None
+            if "error" in message.words:
+                raise error_from_words(message.words["error"])
+            outputs = {
+                name: tensor.copy() for name, tensor in zip(message.words["names"], message.tensors, strict=True)
+            }
+            message.tensors.clear()
+            channel.give_back(message)
+            return outputs
+
+
+def let_step_in(engines: Sequence[ProcessEngine]) -> None:
+    """Tell the engines of one model of each other: one whose child is being started again lets the others compute."""
+    for position, engine in enumerate(engines):
+        engine._siblings = (*engines[position:], *engines[:position])
+
+
+def specs_from_words(words: Sequence[Sequence[object]]) -> tuple[TensorSpec, ...]:
+    """Tensor specs as a child writes them."""
+    return tuple(TensorSpec(str(name), dtype_from_name(str(dtype)), tuple(shape)) for name, dtype, shape in words)  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""What runs in a child process: takes its task from the first message, and serves until the other side hangs up.
+
+python -m enginehouse.process_worker MODEL DESCRIPTOR PARENT
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from enginehouse.channel import Channel, Message, Words, words_from_error
+from enginehouse.engine import Engine
+from enginehouse.engine_options import EngineOptions, SessionOptions
+from enginehouse.open_engine import open_engine
+from enginehouse.tensor import TensorSpec
+
+# By the first word of a task: what serves it, called with the channel and the task.
+_SERVERS = {
+    "engine": "enginehouse.process_worker:serve_engine",
+    "python": "enginehouse.python_worker:serve_python",
+}
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve until the other side ends; then end at once, whatever threads the model has left behind."""
+    descriptor, parent = int(sys.argv[2]), int(sys.argv[3])
+    die_with(parent)
+    connection = socket.socket(fileno=descriptor)
+    connection.set_inheritable(False)
+    # A process that a model forks would keep the conversation open after our end.
+    os.register_at_fork(after_in_child=connection.close)
+    channel = Channel(connection)
+    with contextlib.suppress(OSError):
+        task = channel.receive().words
+        module, _, name = _SERVERS[task["do"]].partition(":")
+        getattr(import_module(module), name)(channel, task)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to end this process with the one that started it, and check that it is still there."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def serve_engine(channel: Channel, task: Words) -> None:
+    """Open an engine file, and compute what comes until the other side hangs up (`OSError`)."""
+    try:
+        engine = open_engine(
+            Path(task["path"]),
+            task["platform"],
+            task["threads"],
+            task["provider"],
+            task["settings"],
+            EngineOptions(**{**task["options"], "session": SessionOptions(**task["options"]["session"])}),
+        )
+    except Exception as problem:
+        channel.send({"error": words_from_error(problem)})
+        return
+    channel.send({name: [_words_from_spec(spec) for spec in getattr(engine, name)] for name in ("inputs", "outputs")})
+    try:
+        while True:
+            _answer(channel, engine, channel.receive())
+    finally:
+        engine.close()
+
+
+def _answer(channel: Channel, engine: Engine, message: Message) -> None:
+    """Compute one message's tensors; whatever goes wrong with them is an answer too."""
+    try:
+        outputs = engine.run(dict(zip(message.words["names"], message.tensors, strict=True)))
+        words: Words = {"names": list(outputs)}
+        # Its memory is free for the other side once this answer, which may still view it, is under way.
+        channel.give_back(message)
+        channel.send(words, list(outputs.values()))
+    except OSError:
+        raise
+    except Exception as problem:
+        channel.send({"error": words_from_error(problem)})
+
+
+def _words_from_spec(spec: TensorSpec) -> list[object]:
+    return [spec.name, spec.dtype.name, spec.shape]
+
+
+if __name__ == "__main__":
+    main()

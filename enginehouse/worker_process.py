@@ -1,0 +1,259 @@
+"""A child process that does one task, and is started again, ever later, each time it ends by itself."""
+
+import contextlib
+import logging
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Condition, Thread
+
+from enginehouse.channel import Channel, Message, Words, error_from_words
+from enginehouse.errors import EngineCrashed, EngineFailed, Error, NotReady
+
+_log = logging.getLogger(__name__)
+
+FIRST_DELAY_SECONDS = 0.1
+LONGEST_DELAY_SECONDS = 30.0
+# One that served for so long had no reason to end in its start: what comes after begins with the first delay.
+LONG_LIFE_SECONDS = 60.0
+CLOSE_PATIENCE_SECONDS = 10.0
+# From the end of the conversation to the end of the process.
+_HANG_UP_SECONDS = 5.0
+_ROOT = Path(__file__).parent.parent
+
+
+@dataclass(slots=True, frozen=True)
+class Task:
+    """What a child is for.
+
+    Attributes:
+        model: whose name it carries, for people who list processes and for messages.
+        words: what it is told first, see `process_worker`.
+        environment: variables that it has besides those of this process.
+    """
+
+    model: str
+    words: Words
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class WorkerProcess:
+    """Keeps one child alive. The first start blocks, and raises what went wrong.
+
+    The child ends with this process, however that ends, and has none of its files and sockets.
+
+    Args:
+        task: what the child does.
+        on_start: told of each child that is ready, before anybody else can reach it.
+        on_end: told that a child ended, and how; those who wait for its answers have none to expect.
+
+    Raises:
+        Error: what the child said went wrong, or that it ended before it was ready.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        on_start: Callable[[Channel], None] = lambda _: None,
+        on_end: Callable[[EngineCrashed], None] = lambda _: None,
+    ) -> None:
+        self._task = task
+        self._on_start = on_start
+        self._on_end = on_end
+        self._changed = Condition()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._is_closing = False
+        self._delay_seconds = FIRST_DELAY_SECONDS
+        self._ready_at: float | None = None
+        self._starts_at = 0.0
+        self._last_end = EngineCrashed(f"the process of model '{task.model}' was not started.")
+        first: Future[Words] = Future()
+        # One thread from the first child to the last: the kernel ends a child with the thread that started it.
+        self._thread = Thread(target=self._supervise, args=(first,), name=f"{task.model}-process", daemon=True)
+        self._thread.start()
+        self.greeting = first.result()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child that is ready; None while there is none."""
+        with self._changed:
+            return self._process.pid if self._process is not None and self._channel is not None else None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._channel is not None
+
+    def channel(self) -> Channel:
+        """The way to the child; raises `NotReady` saying why there is none, and when there will be."""
+        channel = self._channel
+        if channel is None:
+            raise self._why_not()
+        return channel
+
+    def end_of(self, channel: Channel) -> EngineCrashed:
+        """How the child at the other end of a channel ended; waits until that is known."""
+        channel.shut()
+        with self._changed:
+            self._changed.wait_for(lambda: self._channel is not channel, CLOSE_PATIENCE_SECONDS)
+            return EngineCrashed(f"{str(self._last_end).removesuffix('.')} while it computed.")
+
+    def close(self, patience_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
+        """Let the child end what it has to, for so long; then end it. May be called twice."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+            if self._channel is not None:
+                self._channel.shut()
+            else:
+                self.kill()
+        self._thread.join(patience_seconds)
+        self.kill()
+        self._thread.join()
+
+    def kill(self) -> None:
+        """End the child at once, and what it started. Unless this was closed, another one is started."""
+        with self._changed:
+            if self._process is not None:
+                _kill_group(self._process.pid)
+
+    def _supervise(self, first: "Future[Words]") -> None:
+        while not self._is_closing:
+            try:
+                self._live(first)
+            except Exception as problem:
+                if not first.done():
+                    first.set_exception(problem)
+                    return
+                _log.error("model '%s' could not be started again: %s", self._task.model, problem)
+                with self._changed:
+                    self._last_end = EngineCrashed(
+                        f"the process of model '{self._task.model}' did not start: {problem}"
+                    )
+                    self._plan_next_start()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing, max(0.0, self._starts_at - time.monotonic()))
+
+    def _live(self, first: "Future[Words]") -> None:
+        """Start a child and stay until it ended."""
+        channel, process = self._start()
+        try:
+            greeting = _greeting(channel, process, self._task.model)
+            self._on_start(channel)
+            with self._changed:
+                self._ready_at = time.monotonic()
+                self._channel = channel
+                if self._is_closing:
+                    channel.shut()
+            if not first.done():
+                first.set_result(greeting)
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        finally:
+            self._reap(channel, process)
+        if not self._is_closing:
+            _log.error("%s", self._last_end)
+
+    def _start(self) -> tuple[Channel, "subprocess.Popen[bytes]"]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "enginehouse.process_worker"]
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [*command, self._task.model, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                env={**_environment(), **self._task.environment},
+            )
+        with self._changed:
+            self._process = process
+            if self._is_closing:
+                self.kill()
+        channel = Channel(ours)
+        with contextlib.suppress(OSError):
+            channel.send(self._task.words)
+        return channel, process
+
+    def _reap(self, channel: Channel, process: "subprocess.Popen[bytes]") -> None:
+        """End what is left of a child, and tell everybody."""
+        with self._changed:
+            # Its own children too. The number is still its own, because nobody has collected it.
+            if process.returncode is None:
+                _kill_group(process.pid)
+            self._process = None
+        status = process.wait()
+        end = EngineCrashed(f"the process of model '{self._task.model}' {_how(status)}.")
+        channel.shut()
+        with self._changed:
+            self._channel = None
+            self._last_end = end
+            self._plan_next_start()
+            self._changed.notify_all()
+        self._on_end(end)
+
+    def _plan_next_start(self) -> None:
+        now = time.monotonic()
+        if self._ready_at is not None and now - self._ready_at > LONG_LIFE_SECONDS:
+            self._delay_seconds = FIRST_DELAY_SECONDS
+        self._ready_at = None
+        self._starts_at = now + self._delay_seconds
+        self._delay_seconds = min(2 * self._delay_seconds, LONGEST_DELAY_SECONDS)
+
+    def _why_not(self) -> NotReady:
+        if self._is_closing:
+            return NotReady(f"the process of model '{self._task.model}' was ended; the model is being unloaded.")
+        seconds = self._starts_at - time.monotonic()
+        when = f"it starts again in {seconds:.1f} s" if seconds > 0 else "it is starting again"
+        return NotReady(f"{str(self._last_end).removesuffix('.')}; {when}. Send the request again then.")
+
+
+def _greeting(channel: Channel, process: "subprocess.Popen[bytes]", model: str) -> Words:
+    """What a child says when it is ready; raises what it says went wrong."""
+    try:
+        message: Message = channel.receive()
+    except OSError:
+        raise EngineFailed(f"the process of model '{model}' {_how(_status(process))} before it was ready.") from None
+    channel.give_back(message)
+    if "error" in message.words:
+        problem: Error = error_from_words(message.words["error"])
+        raise problem
+    return message.words
+
+
+def _status(process: "subprocess.Popen[bytes]") -> int:
+    """How a child that hung up ended, or will."""
+    try:
+        return process.wait(_HANG_UP_SECONDS)
+    except subprocess.TimeoutExpired:
+        _kill_group(process.pid)
+        return process.wait()
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"was ended by signal {-status}"
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and where this package lies if Python would not find it there by itself."""
+    environment = dict(os.environ)
+    if str(_ROOT) not in site.getsitepackages():
+        known = environment.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, known), str(_ROOT)]))
+    return environment
