@@ -1,10 +1,10 @@
 """From a loaded version to what serves it: the one place that knows every kind of model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from enginehouse.errors import NotFound
-from enginehouse.ragged_config import derived_from_config
 from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.ragged_config import derived_from_config
 from service.batcher import Batcher
 from service.clock import Clock
 from service.computation import TensorComputation
@@ -12,8 +12,11 @@ from service.ensemble import EnsembleModel
 from service.ensemble_plan import ConfigOf, plan_from_config
 from service.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
+from service.objective import objective_of
 from service.queue import deliver
+from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE, queue_policy_from_config
 from service.ragged import BatchInputs
+from service.rate_limiter import RateLimiter, needs_from_config
 from service.request import Infer, InferRequest, Settle
 from service.rows import Layout
 from service.scheduler import Hooks, Scheduler
@@ -21,14 +24,8 @@ from service.sequence import SequenceBatcher
 from service.sequence_computation import SequenceComputation, sequence_rules
 from service.sequence_policy import sequence_policy_from_config
 from service.served import Served
-from service.served_model import (
-    DEFAULT_MAX_QUEUE_SIZE,
-    ServedModel,
-    layout_from_config,
-    max_queue_size_from_config,
-    policy_from_config,
-)
-from service.statistics import ModelStatistics
+from service.served_model import ServedModel, layout_from_config, policy_from_config
+from service.statistics import StatisticsTable
 
 
 def _refuse(request: InferRequest, settle: Settle) -> None:
@@ -47,11 +44,15 @@ class Surroundings:
     Attributes:
         infer: asks any model of the server, for models that are made of others.
         config_of: the complete configuration of a model that answers.
+        statistics: of each version, across its reloads.
+        rate_limiter: shares resources among instances; None lets each run when it can.
     """
 
     clock: Clock
     infer: Infer = _refuse
     config_of: ConfigOf = _unknown
+    statistics: StatisticsTable = field(default_factory=StatisticsTable)
+    rate_limiter: RateLimiter | None = None
 
 
 def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
@@ -59,17 +60,30 @@ def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     config = loaded.config
     if is_ensemble(config):
         plan = plan_from_config(config, surroundings.config_of)
-        return EnsembleModel(loaded, plan, surroundings.clock, surroundings.infer, ModelStatistics())
+        return EnsembleModel(
+            loaded,
+            plan,
+            surroundings.clock,
+            surroundings.infer,
+            surroundings.statistics.of(config.name, str(loaded.version)),
+        )
     layout = layout_from_config(config)
     if config.HasField("sequence_batching"):
         return _serve_sequences(loaded, surroundings, layout)
     derive = BatchInputs(derived_from_config(config)) if config.batch_input else None
 
-    def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
-        return Batcher(policy_from_config(config), max_queue_size_from_config(config), clock, hooks)
+    policy = policy_from_config(config)
+    queue_policy = queue_policy_from_config(config)
+    objective = objective_of(loaded, policy, queue_policy.slo_seconds, surroundings.clock)
+    limiter = surroundings.rate_limiter
+    permits = limiter.join(needs_from_config(config)) if limiter is not None else []
 
+    def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
+        return Batcher(policy, queue_policy, clock, hooks, objective, permits)
+
+    statistics = surroundings.statistics.of(config.name, str(loaded.version))
     return ServedModel(
-        loaded, surroundings.clock, make_scheduler, lambda engine: TensorComputation(engine, layout, derive)
+        loaded, surroundings.clock, make_scheduler, lambda engine: TensorComputation(engine, layout, derive), statistics
     )
 
 
@@ -81,6 +95,11 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
         policy = sequence_policy_from_config(config)
         return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks)
 
+    statistics = surroundings.statistics.of(config.name, str(loaded.version))
     return ServedModel(
-        loaded, surroundings.clock, make_scheduler, lambda engine: SequenceComputation(engine, layout, rules)
+        loaded,
+        surroundings.clock,
+        make_scheduler,
+        lambda engine: SequenceComputation(engine, layout, rules),
+        statistics,
     )

@@ -1,11 +1,15 @@
 """The bounded waiting line of one model version. Everything here happens on the one thread that owns it."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Hashable
+import math
+from bisect import insort
+from collections.abc import Callable, Hashable, Iterator
+from typing import Protocol
 
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, Overloaded
 from service.clock import Clock, Timer
+from service.line import ArrivalLine, DeadlineLine, Line
+from service.queue_policy import LevelPolicy, QueuePolicy
 from service.request import InferRequest, InferResponse, Settle
 
 _log = logging.getLogger(__name__)
@@ -23,23 +27,57 @@ def deliver(settle: Settle, answer: InferResponse | Error, model: str) -> None:
         _log.exception("the caller of model '%s' could not take its answer", model)
 
 
+class Waits(Protocol):
+    """Where a request waits."""
+
+    def cancel(self, pending: "Pending") -> bool:
+        """Take out a request whose caller left; False if it is running or settled."""
+
+
 class Pending:
-    """A request on its way: admitted, perhaps running, not yet settled."""
+    """A request on its way: admitted, perhaps running, not yet settled.
 
-    __slots__ = ("_settle", "queue", "queued_at", "request", "rows", "shape_key", "timer")
+    Attributes:
+        level: of priority; lower ones are served first.
+        delay_at: when it steps back behind the others of its level; None for never.
+        is_probe: it runs although it may come late, because nobody knows any more how long a run takes.
+    """
 
-    def __init__(self, request: InferRequest, settle: Settle, rows: int, shape_key: Hashable) -> None:
+    __slots__ = (
+        "_settle",
+        "delay_at",
+        "is_probe",
+        "level",
+        "queue",
+        "queued_at",
+        "request",
+        "rows",
+        "shape_key",
+        "timer",
+    )
+
+    def __init__(
+        self, request: InferRequest, settle: Settle, rows: int, shape_key: Hashable, delay_at: float | None = None
+    ) -> None:
         self.request = request
         self.rows = rows
         self.shape_key = shape_key
         self.queued_at = 0.0
+        self.level = 0
+        self.delay_at = delay_at
+        self.is_probe = False
         self.timer: Timer | None = None
-        self.queue: RequestQueue | None = None
+        self.queue: Waits | None = None
         self._settle: Settle | None = settle
 
     @property
     def is_settled(self) -> bool:
         return self._settle is None
+
+    @property
+    def due(self) -> float:
+        """The request's deadline; infinity for none."""
+        return math.inf if self.request.deadline is None else self.request.deadline
 
     def cancel(self) -> None:
         """Leave the line because the caller left; what is running finishes unheard."""
@@ -53,70 +91,166 @@ class Pending:
             deliver(settle, answer, self.request.model_name)
 
 
+class _Level:
+    """The requests of one priority: those in line, and behind them those that waited too long but may stay."""
+
+    def __init__(self, policy: LevelPolicy, by_deadline: bool) -> None:
+        self.policy = policy
+        self.line: Line[Pending] = DeadlineLine() if by_deadline else ArrivalLine()
+        self.delayed: Line[Pending] = ArrivalLine()
+
+    def __len__(self) -> int:
+        return len(self.line) + len(self.delayed)
+
+
 class RequestQueue:
-    """First come, first served, up to a limit.
+    """Serves levels of priority one after the other, and within a level first come or first due, up to a limit.
 
     Args:
         clock: tells when a request has waited too long.
-        max_size: requests that may wait; 0 for no limit.
+        policy: how requests wait.
         on_leave: told of each request that leaves without having run, with the reason it was given.
+        by_deadline: whether the earliest deadline of a level is served first, and not the first who came.
     """
 
-    def __init__(self, clock: Clock, max_size: int, on_leave: Callable[[Pending, Error], None]) -> None:
-        self.waiting: deque[Pending] = deque()
+    def __init__(
+        self, clock: Clock, policy: QueuePolicy, on_leave: Callable[[Pending, Error], None], by_deadline: bool = False
+    ) -> None:
+        self.depth = 0
         self._clock = clock
-        self._max_size = max_size
+        self._policy = policy
         self._on_leave = on_leave
+        self._by_deadline = by_deadline
+        self._levels: dict[int, _Level] = {}
+        self._order: list[int] = []
+
+    def __iter__(self) -> Iterator[Pending]:
+        """Everybody who waits, in the order in which they run."""
+        for number in self._order:
+            level = self._levels[number]
+            yield from level.line
+            if level.delayed:
+                yield from level.delayed
 
     def admit(self, pending: Pending) -> None:
         """Let a request into the line, until its deadline.
 
         Raises:
-            Overloaded: the line is full; nothing was kept.
+            Overloaded: the line of its level is full; nothing was kept.
+            DeadlineExceeded: its deadline has passed already.
         """
-        if self._max_size and len(self.waiting) >= self._max_size:
+        now = self._clock.now()
+        name = pending.request.model_name
+        if pending.due <= now:
+            raise DeadlineExceeded(f"model '{name}': Request timeout expired before it came to the queue.")
+        number = self._policy.level_of(pending.request.priority)
+        level = self._level(number)
+        if level.policy.max_size and len(level) >= level.policy.max_size:
             raise Overloaded(
-                f"model '{pending.request.model_name}': Exceeds maximum queue size of {self._max_size} requests. "
+                f"model '{name}': Exceeds maximum queue size of {level.policy.max_size} requests. "
                 "Send fewer at once, add instances, or raise max_queue_size."
             )
+        pending.level = number
         pending.queue = self
-        pending.queued_at = self._clock.now()
-        if pending.request.deadline is not None:
-            seconds = max(pending.request.deadline - pending.queued_at, LEAST_TIMEOUT_SECONDS)
-            pending.timer = self._clock.call_later(seconds, self._expire, pending)
-        self.waiting.append(pending)
+        pending.queued_at = now
+        self._watch(pending, now)
+        level.line.push(pending)
+        self.depth += 1
 
     def take(self, count: int) -> list[Pending]:
         """Remove the head of the line to run it."""
-        batch = [self.waiting.popleft() for _ in range(count)]
-        for pending in batch:
+        taken: list[Pending] = []
+        while len(taken) < count:
+            number = self._order[0]
+            level = self._levels[number]
+            taken += (level.line or level.delayed).pop(count - len(taken))
+            self._forget_if_empty(number)
+        self.depth -= count
+        for pending in taken:
             if pending.timer is not None:
                 pending.timer.cancel()
-        return batch
+        return taken
+
+    def rows_before(self, priority: int, due: float) -> int:
+        """Rows that would run before a request of this priority and deadline, if it came now."""
+        own = self._policy.level_of(priority)
+        rows = 0
+        for number in self._order:
+            if number < own:
+                rows += self._levels[number].line.rows
+            elif number == own:
+                rows += self._levels[number].line.rows_until(due)
+        return rows
+
+    def behind(self, priority: int, due: float) -> list[Pending]:
+        """Those of its own level that a request of this priority and deadline would overtake, if it came now."""
+        level = self._levels.get(self._policy.level_of(priority))
+        return [] if level is None else level.line.behind(due)
 
     def cancel(self, pending: Pending) -> bool:
         """Take out a request whose caller left; False if it is running or settled."""
-        return self._leave(pending, Cancelled(f"the request to model '{pending.request.model_name}' was cancelled."))
+        return self.refuse(pending, Cancelled(f"the request to model '{pending.request.model_name}' was cancelled."))
 
     def clear(self, reason: Error) -> None:
         """Tell everybody in line that nothing more will run."""
-        while self.waiting:
-            self._leave(self.waiting[0], reason)
+        for pending in list(self):
+            self.refuse(pending, reason)
 
-    def _expire(self, pending: Pending) -> None:
-        waited_ms = (self._clock.now() - pending.queued_at) * 1000
-        name = pending.request.model_name
-        self._leave(
-            pending, DeadlineExceeded(f"model '{name}': Request timeout expired after {waited_ms:.0f} ms in queue.")
-        )
+    def refuse_expired(self, count: int) -> bool:
+        """Tell those at the head whose time is over, although no timer came to say so; False if there are none."""
+        now = self._clock.now()
+        head = iter(self)
+        expired = [pending for _, pending in zip(range(count), head, strict=False) if pending.due <= now]
+        for pending in expired:
+            self._expire(pending)
+        return bool(expired)
 
-    def _leave(self, pending: Pending, reason: Error) -> bool:
-        try:
-            self.waiting.remove(pending)
-        except ValueError:
+    def refuse(self, pending: Pending, reason: Error) -> bool:
+        """Take one out and tell it why; False if it does not wait here."""
+        level = self._levels.get(pending.level)
+        if level is None or not (level.line.remove(pending) or level.delayed.remove(pending)):
             return False
+        self.depth -= 1
+        self._forget_if_empty(pending.level)
         if pending.timer is not None:
             pending.timer.cancel()
         self._on_leave(pending, reason)
         pending.settle(reason)
         return True
+
+    def _level(self, number: int) -> _Level:
+        level = self._levels.get(number)
+        if level is None:
+            level = self._levels[number] = _Level(self._policy.policy_of(number), self._by_deadline)
+            insort(self._order, number)
+        return level
+
+    def _forget_if_empty(self, number: int) -> None:
+        # There may be as many levels as the configuration likes; only the single line of one without is kept.
+        if self._policy.levels and not self._levels[number]:
+            del self._levels[number]
+            self._order.remove(number)
+
+    def _watch(self, pending: Pending, now: float) -> None:
+        moments = [moment for moment in (pending.delay_at, pending.request.deadline) if moment is not None]
+        if moments:
+            seconds = max(min(moments) - now, LEAST_TIMEOUT_SECONDS)
+            pending.timer = self._clock.call_later(seconds, self._on_time, pending)
+
+    def _on_time(self, pending: Pending) -> None:
+        now = self._clock.now()
+        if pending.due <= now or pending.delay_at is None:
+            self._expire(pending)
+            return
+        pending.delay_at = None
+        level = self._levels[pending.level]
+        if level.line.remove(pending):
+            level.delayed.push(pending)
+        self._watch(pending, now)
+
+    def _expire(self, pending: Pending) -> None:
+        waited_ms = (self._clock.now() - pending.queued_at) * 1000
+        name = pending.request.model_name
+        self.refuse(
+            pending, DeadlineExceeded(f"model '{name}': Request timeout expired after {waited_ms:.0f} ms in queue.")
+        )

@@ -17,6 +17,8 @@ from service.computation import Computation, Execution
 from service.instance import Batch, Instance
 from service.loaded import LoadedVersion
 from service.queue import Pending, deliver
+from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE as DEFAULT_MAX_QUEUE_SIZE
+from service.queue_policy import queue_policy_from_config
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.reserved_parameters import take_reserved
 from service.rows import Layout
@@ -25,9 +27,6 @@ from service.statistics import ModelStatistics
 from service.status import status_of
 
 _log = logging.getLogger(__name__)
-
-# Requests that may wait where the configuration says nothing: at a thousand a second, a second's worth.
-DEFAULT_MAX_QUEUE_SIZE = 1024
 
 # What an engine that did not end while its model was drained may still take.
 CLOSE_PATIENCE_SECONDS = 2.0
@@ -44,6 +43,7 @@ class ServedModel:
         clock: Clock,
         make_scheduler: MakeScheduler,
         make_computation: Callable[[Engine], Computation],
+        statistics: ModelStatistics | None = None,
     ) -> None:
         self.config = loaded.config
         self.name = loaded.config.name
@@ -53,12 +53,12 @@ class ServedModel:
         self.records: Sequence[EngineRecord] = tuple(loaded.records)
         self.load_seconds = loaded.load_seconds
         self.labels = loaded.labels
-        self.statistics = ModelStatistics()
+        self.statistics = statistics or ModelStatistics()
         self._clock = clock
         self._is_draining = False
         self._quiet_until = 0.0
         self._admission = Admission(self.name, layout_from_config(loaded.config), loaded.config.max_batch_size)
-        self._timeout_seconds, self._may_override = _timeout_policy(loaded.config)
+        self._queue_policy = queue_policy_from_config(loaded.config)
         self._scheduler = make_scheduler(clock, Hooks(self._settle_batch, self._count_leaving))
         self._instances = [
             Instance(f"{self.name}-{self.version}-{position}", make_computation(engine), clock, self._scheduler.on_done)
@@ -82,8 +82,8 @@ class ServedModel:
                 raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
             take_reserved(request)
             rows, shape_key = self._admission.check(request)
-            pending = Pending(request, settle, rows, shape_key)
-            request.deadline = self._deadline_of(request)
+            request.deadline, delay_at = self._queue_policy.limits(request, self._clock.now())
+            pending = Pending(request, settle, rows, shape_key, delay_at)
             self._scheduler.admit(pending)
         except Error as refusal:
             self._count_failure(request, refusal)
@@ -115,12 +115,6 @@ class ServedModel:
                     _log.error("an engine of model '%s' version %s hangs; it is left behind", self.name, self.version)
             except Exception:
                 _log.exception("an engine of model '%s' version %s could not be closed", self.name, self.version)
-
-    def _deadline_of(self, request: InferRequest) -> float | None:
-        """A request may only lower the model's timeout, and only where the model lets it."""
-        timeouts = [self._timeout_seconds, request.timeout_seconds if self._may_override else 0]
-        deadlines = [self._clock.now() + seconds for seconds in timeouts if seconds]
-        return min([*deadlines, *([] if request.deadline is None else [request.deadline])], default=None)
 
     def _settle_batch(self, batch: Batch) -> None:
         for execution in batch.executions:
@@ -181,22 +175,8 @@ def policy_from_config(config: ModelConfig) -> BatchPolicy:
         preferred_rows=tuple(sorted(batching.preferred_batch_size)),
         max_queue_delay_seconds=batching.max_queue_delay_microseconds / 1e6,
         is_dynamic=config.HasField("dynamic_batching"),
+        preserves_ordering=batching.preserve_ordering,
     )
-
-
-def max_queue_size_from_config(config: ModelConfig) -> int:
-    """The longest line, 0 for any."""
-    if not config.dynamic_batching.HasField("default_queue_policy"):
-        return DEFAULT_MAX_QUEUE_SIZE
-    return config.dynamic_batching.default_queue_policy.max_queue_size
-
-
-def _timeout_policy(config: ModelConfig) -> tuple[float, bool]:
-    """Default timeout in seconds (0 for none), and whether a request may lower it."""
-    if not config.dynamic_batching.HasField("default_queue_policy"):
-        return 0.0, True
-    policy = config.dynamic_batching.default_queue_policy
-    return policy.default_timeout_microseconds / 1e6, policy.allow_timeout_override
 
 
 def _timings(pending: Pending, batch: Batch, execution: Execution) -> Timings:

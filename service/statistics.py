@@ -72,6 +72,8 @@ class ModelStatistics:
         self.failures = dict.fromkeys(FAILURE_REASONS, 0)
         self.batches: dict[int, BatchStatistics] = {}
         self.request_histogram = Histogram(DURATION_BUCKETS)
+        self.decode_histogram = Histogram(DURATION_BUCKETS)
+        self.encode_histogram = Histogram(DURATION_BUCKETS)
         self.queue_histogram = Histogram(DURATION_BUCKETS)
         self.compute_histogram = Histogram(DURATION_BUCKETS)
         self.rows_histogram = Histogram(ROW_BUCKETS)
@@ -98,9 +100,24 @@ class ModelStatistics:
         self.compute_infer.add(timings.compute_infer)
         self.compute_output.add(timings.compute_output)
         self.request_histogram.observe(total_seconds)
+        self.decode_histogram.observe(timings.decode)
         self.queue_histogram.observe(timings.queue)
+
+    def count_encode(self, seconds: float) -> None:
+        """The transport wrote an answer."""
+        self.encode_histogram.observe(seconds)
 
     def count_failure(self, reason: str, seconds: float) -> None:
         """A request that was answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""
         self.failures[reason] += 1
         self.fail.add(seconds)
+
+
+class StatisticsTable:
+    """What is counted of each version, for as long as the server lives: a reload goes on where it stopped."""
+
+    def __init__(self) -> None:
+        self._counted: dict[tuple[str, str], ModelStatistics] = {}
+
+    def of(self, name: str, version: str) -> ModelStatistics:
+        return self._counted.setdefault((name, version), ModelStatistics())

@@ -1,7 +1,5 @@
 """Waiting requests and idle instances are brought together; nobody waits for nothing."""
 
-import pytest
-
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import EngineFailed
 from enginehouse.tensor import TensorSpec
@@ -95,11 +93,9 @@ def test_a_batch_that_fails_fails_alone(bench: MakeBench) -> None:
     assert one.answers.values("4") == one.answers.values("5") == [10]
 
 
-@pytest.mark.parametrize("text", ["max_batch_size: 4", "input { name: 'x' data_type: TYPE_FP32 dims: [ 2, 2 ] }"])
-def test_without_dynamic_batching_each_request_runs_alone(bench: MakeBench, text: str) -> None:
+def test_a_model_without_a_batch_runs_each_request_alone(bench: MakeBench) -> None:
     fixed = tuple(TensorSpec(name, DTYPES["FP32"], (2, 2)) for name in "xy")
-    specs = {} if "max" in text else {"inputs": fixed[:1], "outputs": fixed[1:]}
-    one = bench(text, **specs)
+    one = bench("", inputs=fixed[:1], outputs=fixed[1:])
     for key in "abc":
         one.ask(key, make_request([1, 2]))
     one.clock.run_ready()

@@ -7,6 +7,7 @@ import pytest
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, Overloaded
 from service.clock import FakeClock
 from service.queue import Pending, RequestQueue, deliver
+from service.queue_policy import LevelPolicy, QueuePolicy
 from service.request import InferResponse
 from tests.service.conftest import make_request
 
@@ -16,7 +17,9 @@ class Line:
         self.clock = FakeClock()
         self.left: list[tuple[Pending, Error]] = []
         self.told: dict[Pending, list[InferResponse | Error]] = {}
-        self.queue = RequestQueue(self.clock, max_size, lambda *leaving: self.left.append(leaving))
+        self.queue = RequestQueue(
+            self.clock, QueuePolicy(LevelPolicy(max_size=max_size)), lambda *leaving: self.left.append(leaving)
+        )
 
     def admit(self, timeout_seconds: float = 0.0) -> Pending:
         told: list[InferResponse | Error] = []
@@ -31,7 +34,7 @@ def test_the_line_is_taken_from_its_head() -> None:
     line = Line()
     first, second, third = (line.admit() for _ in range(3))
     assert line.queue.take(2) == [first, second]
-    assert list(line.queue.waiting) == [third]
+    assert list(line.queue) == [third]
 
 
 def test_a_full_line_refuses_at_once_and_keeps_nothing() -> None:
@@ -41,7 +44,7 @@ def test_a_full_line_refuses_at_once_and_keeps_nothing() -> None:
     with pytest.raises(Overloaded, match="model 'm': Exceeds maximum queue size of 2 requests"):
         line.admit(timeout_seconds=1)
     line.clock.advance(2)
-    assert len(line.queue.waiting) == 2
+    assert line.queue.depth == 2
     assert line.left == []
     line.queue.take(1)
     line.admit()
@@ -51,7 +54,7 @@ def test_zero_is_no_limit() -> None:
     line = Line(max_size=0)
     for _ in range(3000):
         line.admit()
-    assert len(line.queue.waiting) == 3000
+    assert line.queue.depth == 3000
 
 
 def test_one_that_waited_too_long_is_told_at_that_moment() -> None:
@@ -64,7 +67,7 @@ def test_one_that_waited_too_long_is_told_at_that_moment() -> None:
     assert isinstance(answer, DeadlineExceeded)
     assert "Request timeout expired after 500 ms in queue" in str(answer)
     assert [pending for pending, _ in line.left] == [hurried]
-    assert list(line.queue.waiting) == [patient]
+    assert list(line.queue) == [patient]
 
 
 def test_one_that_runs_no_longer_expires_nor_can_be_cancelled() -> None:
@@ -81,7 +84,7 @@ def test_a_timer_does_not_outlive_its_request() -> None:
     line = Line()
     line.admit(timeout_seconds=60)
     cancelled: list[str] = []
-    line.queue.waiting[0].timer = Marker(cancelled)
+    next(iter(line.queue)).timer = Marker(cancelled)
     line.queue.take(1)
     assert cancelled == ["yes"]
 

@@ -16,8 +16,9 @@ from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error,
 from enginehouse.model_config import config_from_text
 from enginehouse.tensor import Tensors
 from service.clock import LoopClock
+from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE
 from service.request import InferRequest, InferResponse
-from service.served_model import DEFAULT_MAX_QUEUE_SIZE, layout_from_config, policy_from_config
+from service.served_model import layout_from_config, policy_from_config
 from service.status import status_of
 from tests.service.conftest import Bench, MakeBench, make_bench, make_request, tenfold, tensor
 

@@ -1,0 +1,142 @@
+"""A batcher over instances that take time only on a clock that a test moves: minutes of load in a moment."""
+
+import random
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from enginehouse.errors import Error
+from service.batch import BatchPolicy
+from service.batcher import Batcher
+from service.clock import FakeClock
+from service.computation import Answer, Execution
+from service.instance import Batch
+from service.latency_curve import LatencyCurve, MeasuredPoint
+from service.objective import Objective
+from service.queue import Pending
+from service.queue_policy import QueuePolicy
+from service.rate_limiter import Permit
+from service.request import InferResponse, Timings
+from service.scheduler import Hooks
+from tests.service.conftest import make_request
+
+
+@dataclass
+class Asked:
+    """One request, and what became of it."""
+
+    pending: Pending
+    arrived_at: float
+    answers: list[tuple[float, InferResponse | Error]] = field(default_factory=list)
+    started_at: float | None = None
+
+    @property
+    def answer(self) -> InferResponse | Error:
+        ((_, answer),) = self.answers
+        return answer
+
+    @property
+    def seconds(self) -> float:
+        ((answered_at, _),) = self.answers
+        return answered_at - self.arrived_at
+
+    @property
+    def is_answered(self) -> bool:
+        return isinstance(self.answer, InferResponse)
+
+    @property
+    def is_in_time(self) -> bool:
+        return self.is_answered and self.answers[0][0] <= self.pending.due + 1e-9
+
+
+class SimulatedInstance:
+    """Takes as long as it is told, and answers everything."""
+
+    def __init__(self, clock: FakeClock, seconds_of: Callable[[int], float], on_done: Callable[..., None]) -> None:
+        self._clock = clock
+        self._seconds_of = seconds_of
+        self._on_done = on_done
+        self.is_busy = False
+        self.batches: list[Batch] = []
+
+    def start(self, batch: Batch) -> None:
+        assert not self.is_busy
+        self.is_busy = True
+        self.batches.append(batch)
+        self._clock.call_later(self._seconds_of(batch.rows), self._finish, batch)
+
+    def _finish(self, batch: Batch) -> None:
+        self.is_busy = False
+        execution = Execution(batch.rows, 0, self._clock.now() - batch.started_at, 0)
+        batch.answers = [Answer(execution=execution) for _ in batch.pendings]
+        self._on_done(self, batch)
+
+
+class Simulation:
+    """One model under load."""
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        seconds_of: Callable[[int], float],
+        queue_policy: QueuePolicy | None = None,
+        instances: int = 1,
+        points: Sequence[MeasuredPoint] = (),
+        permits: Sequence[Permit] = (),
+        clock: FakeClock | None = None,
+    ) -> None:
+        self.clock = clock or FakeClock()
+        self.queue_policy = queue_policy or QueuePolicy()
+        slo = self.queue_policy.slo_seconds
+        curve = LatencyCurve(max(1, policy.max_batch_rows), points)
+        objective = Objective(slo, curve, policy, self.clock) if slo else None
+        self.left: list[Pending] = []
+        hooks = Hooks(self._settle, lambda pending, _: self.left.append(pending))
+        self.batcher = Batcher(policy, self.queue_policy, self.clock, hooks, objective, permits)
+        self.instances = [SimulatedInstance(self.clock, seconds_of, self.batcher.on_done) for _ in range(instances)]
+        self.batcher.add_instances(self.instances)  # type: ignore[arg-type]
+        self.asked: list[Asked] = []
+
+    def ask(self, rows: int = 1, shape_key: Hashable = None, **fields: Any) -> Asked:
+        now = self.clock.now()
+        request = make_request([1.0] * rows, received_at=now, **fields)
+        request.deadline, delay_at = self.queue_policy.limits(request, now)
+        asked = Asked(Pending(request, lambda answer: hear(answer), rows, shape_key, delay_at), now)
+
+        def hear(answer: InferResponse | Error) -> None:
+            asked.answers.append((self.clock.now(), answer))
+
+        self.asked.append(asked)
+        try:
+            self.batcher.admit(asked.pending)
+        except Error as refusal:
+            hear(refusal)
+        return asked
+
+    def run_poisson(
+        self,
+        rows_per_second: float,
+        seconds: float,
+        seed: int = 0,
+        ask: Callable[[random.Random], object] | None = None,
+    ) -> list[Asked]:
+        """Ask at random moments, however busy it is, and wait for all answers."""
+        rng = random.Random(seed)
+        end = self.clock.now() + seconds
+        first = len(self.asked)
+        while (pause := rng.expovariate(rows_per_second)) + self.clock.now() < end:
+            self.clock.advance(pause)
+            if ask is None:
+                self.ask()
+            else:
+                ask(rng)
+        self.clock.advance(10_000)
+        return self.asked[first:]
+
+    @property
+    def batches(self) -> list[Batch]:
+        return [batch for instance in self.instances for batch in instance.batches]
+
+    def _settle(self, batch: Batch) -> None:
+        for pending in batch.pendings:
+            pending.settle(InferResponse("m", "1", "", (), Timings(0, 0, 0, 0, 0, batch.rows)))
