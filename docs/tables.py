@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from enginehouse.config_fields import HONOURED_FIELDS
+from enginehouse.config_fields import HONOURED_FIELDS, PARAMETERS
 from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
@@ -23,6 +23,7 @@ from service.registry import Registry
 from service.server import Identity, InferenceServer
 from service.settings import Settings
 from service.status import STATUS
+from service.triton_flags import TRITON_FLAGS, Flag, flag_of
 
 FOLDER = Path(__file__).parent
 DOCUMENTS = ("operations.md", "protocol.md", "triton.md")
@@ -84,6 +85,27 @@ def configuration() -> str:
     return _table(("field", "is", "note"), rows)
 
 
+def parameters() -> str:
+    """Every key of a configuration's `parameters` that a backend of Triton reads, and what becomes of it."""
+    rows = [
+        (backend, f"`{key}`", field.standing, field.note)
+        for backend, table in PARAMETERS.items()
+        for key, field in table.items()
+    ]
+    return _table(("backend", "key", "is", "note"), rows)
+
+
+def triton_flags() -> str:
+    """Every flag of Triton's server, and what becomes of it."""
+    rows = [(f"`--{name}`", flag) for name in TRITON_FLAGS if (flag := flag_of(name)) is not None]
+    return _table(("flag", "is", "note"), [(name, flag.standing, _with_harmless(flag)) for name, flag in rows])
+
+
+def _with_harmless(flag: Flag) -> str:
+    harmless = [f"`{value}`" for value in flag.harmless[:1] if value]
+    return f"{flag.note} ({harmless[0]} is accepted)" if harmless else flag.note
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "flags": flags,
     "metrics": metrics,
@@ -91,6 +113,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "rpcs": rpcs,
     "errors": errors,
     "configuration": configuration,
+    "parameters": parameters,
+    "triton_flags": triton_flags,
 }
 
 

@@ -20,9 +20,14 @@ _TENSORRT = "tensorrt_plan"
 _BATCH_INPUT_TYPES = (DataType.TYPE_INT32, DataType.TYPE_FP32)
 
 
-def check_config(config: ModelConfig) -> None:
-    """Check a complete configuration; raises `InvalidInput` naming the first word that breaks a rule."""
-    _check_batching(config)
+def check_config(config: ModelConfig, is_described: bool = True) -> None:
+    """Check a configuration; raises `InvalidInput` naming the first word that breaks a rule.
+
+    Args:
+        config: with its defaults filled in.
+        is_described: it holds its inputs and outputs; else an engine is yet to tell them.
+    """
+    _check_batching(config, is_described)
     if config.HasField("dynamic_batching"):
         _check_dynamic_batching(config)
     _check_response_cache(config)
@@ -37,10 +42,10 @@ def check_config(config: ModelConfig) -> None:
     _check_metrics(config)
 
 
-def _check_batching(config: ModelConfig) -> None:
+def _check_batching(config: ModelConfig, is_described: bool) -> None:
     if config.max_batch_size < 0:
         raise _broken(config, f"max_batch_size is {config.max_batch_size}; 0 or more expected.")
-    if config.max_batch_size and not config.input:
+    if is_described and config.max_batch_size and not config.input:
         raise _broken(config, "max_batch_size needs an input, whose rows it counts.")
 
 

@@ -1,30 +1,43 @@
-"""`python -m service`."""
+"""`python -m service`, and `python -m service lint REPOSITORY`."""
 
+import logging
 import sys
+from collections.abc import Sequence
 
 import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp, SettingsError
 
-from enginehouse.errors import Error
+from enginehouse.errors import Error, InvalidInput
 from service.app import serve
+from service.command_line import translate
+from service.lint import lint
 from service.logs import configure_logging
 from service.settings import Settings
 
 
 def main() -> int:
     """Run the service; 0 after a clean end, 1 if it could not start, 2 for settings that make no sense."""
+    if sys.argv[1:2] == ["lint"]:
+        return lint(sys.argv[2:])
     try:
-        settings = CliApp.run(Settings, cli_args=sys.argv[1:])
+        line = translate(sys.argv[1:])
+        settings = CliApp.run(Settings, cli_args=list(line.arguments))
     except ValidationError as problem:
         for error in problem.errors():
             field = "".join(f"--{str(part).replace('_', '-')}: " for part in error["loc"][:1])
             print(f"error: {field}{error['msg']}", file=sys.stderr)
         return 2
-    except SettingsError as problem:
+    except (InvalidInput, SettingsError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     configure_logging(settings.log_level)
+    return _serve(settings, line.notes)
+
+
+def _serve(settings: Settings, notes: Sequence[str]) -> int:
+    for note in notes:
+        logging.getLogger(__name__).info(note)
     try:
         uvloop.run(serve(settings, lambda text: print(text, flush=True)))
     except Error as problem:

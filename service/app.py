@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from enginehouse.config_completion import Completion
 from enginehouse.errors import NotFound
 from enginehouse.onnxruntime_engine import check_one_distribution
 from enginehouse.repository import Repository
 from service.assembly import Surroundings
+from service.backend_config import max_batch_sizes_from_flags
 from service.clock import LoopClock
 from service.grpc.listener import GrpcListener
 from service.http.application import create_application, create_metrics_application
@@ -46,7 +48,7 @@ class Service:
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
         metrics = ServerMetrics(registry)
-        loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure)
+        loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure, _completion(settings))
         self._settings = settings
         surroundings = Surroundings(
             clock,
@@ -134,6 +136,10 @@ def _end_process(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
+
+
+def _completion(settings: Settings) -> Completion:
+    return Completion(max_batch_sizes_from_flags(settings.backend_config), settings.strict_model_config)
 
 
 def _asked_for(settings: Settings, repository: Repository) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enginehouse.config_completion import complete_platform
+from enginehouse.config_completion import LENIENT, Completion, complete_platform, model_file
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import rank_engines, reasons
 from enginehouse.errors import NotSupported, VerifyFailed
@@ -60,10 +60,17 @@ class VersionLoader:
     Args:
         repository: where models lie.
         on_golden_failure: told of each version whose engine did not give the recorded answers.
+        completion: how much of a configuration is filled in.
     """
 
-    def __init__(self, repository: Repositories, on_golden_failure: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        repository: Repositories,
+        on_golden_failure: Callable[[str, int], None],
+        completion: Completion = LENIENT,
+    ) -> None:
         self.repository = repository
+        self._completion = completion
         self._on_golden_failure = on_golden_failure
 
     def config(self, name: str) -> ModelConfig:
@@ -91,8 +98,7 @@ class VersionLoader:
         completed = ModelConfig()
         completed.CopyFrom(config)
         complete_platform(completed, [path.name for path in directory.iterdir()])
-        file = EngineFile(directory / completed.default_model_filename, completed.platform)
-        return self._open(completed, version, lambda _: _Contenders([file]))
+        return self._open(completed, version, lambda on_gpu: _Contenders([_file(completed, directory, on_gpu)]))
 
     def load_fallback(self, config: ModelConfig, version: int, reason: str) -> LoadedVersion:
         """Open the engine that runs anywhere, because the others failed for `reason`.
@@ -146,7 +152,7 @@ class VersionLoader:
         count = placement.on_gpu.count(on_gpu)
         for file in contenders.files:
             try:
-                completed, engines = open_proven(file, config, count, placement.threads, on_gpu)
+                completed, engines = open_proven(file, config, count, placement.threads, on_gpu, self._completion)
             except Exception as problem:
                 if isinstance(problem, VerifyFailed):
                     self._on_golden_failure(config.name, version)
@@ -170,6 +176,12 @@ def _without_engine(config: ModelConfig, version: int, directory: Path) -> Loade
     complete_ensemble(completed)
     labels = read_labels(config, directory.parent)
     return LoadedVersion(completed, version, directory, (), 0.0, labels=labels)
+
+
+def _file(config: ModelConfig, directory: Path, on_gpu: bool | None) -> EngineFile:
+    """The one file of a version without evidence; a GPU may have one of its own."""
+    compute_capability = this_hardware().compute_capability if on_gpu else None
+    return EngineFile(directory / model_file(config, compute_capability), config.platform)
 
 
 def _contenders(directory: Path, evidence: Evidence, on_gpu: bool | None) -> _Contenders:

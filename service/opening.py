@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginehouse.config_completion import complete_config, complete_platform
+from enginehouse.config_completion import LENIENT, Completion, complete_config, complete_platform
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.engine_options import EngineOptions, engine_options_from_config
@@ -30,7 +30,12 @@ class EngineFile:
 
 
 def open_proven(
-    file: EngineFile, config: ModelConfig, count: int, threads: int, on_gpu: bool | None
+    file: EngineFile,
+    config: ModelConfig,
+    count: int,
+    threads: int,
+    on_gpu: bool | None,
+    completion: Completion = LENIENT,
 ) -> tuple[ModelConfig, list[Engine]]:
     """Open a file `count` times; complete a copy of the configuration from it.
 
@@ -44,7 +49,7 @@ def open_proven(
     try:
         options = engine_options_from_config(completed)
         engines.append(_open(file, threads, on_gpu, options))
-        complete_config(completed, engines[0].inputs, engines[0].outputs)
+        complete_config(completed, engines[0].inputs, engines[0].outputs, completion)
         for _ in range(count - 1):
             engines.append(_open(file, threads, on_gpu, options))  # noqa: PERF401 - what was opened must be known if one fails
         if file.record is not None:

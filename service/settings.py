@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.backend_config import max_batch_sizes_from_flags
 
 ENVIRONMENT_PREFIX = "ENGINEHOUSE_"
 
@@ -38,6 +40,11 @@ class Settings(BaseSettings):
     model_control_mode: Literal["none", "explicit"] = Field(
         "none", description="none loads everything at the start; explicit what --load-model and clients ask for"
     )
+    strict_model_config: bool = Field(False, description="load only models whose configuration describes all of them")
+    backend_config: tuple[str, ...] = Field(
+        (),
+        description="default-max-batch-size=8, of all backends, or BACKEND,default-max-batch-size=8; repeat it",
+    )
     load_model: tuple[str, ...] = Field(
         (), description="model to load at the start in explicit mode; repeat it, or give * for all"
     )
@@ -62,6 +69,12 @@ class Settings(BaseSettings):
         if unknown:
             raise ValueError(f"unknown environment variables {', '.join(sorted(unknown))}; known: {sorted(known)}")
         return values
+
+    @field_validator("backend_config")
+    @classmethod
+    def _check_backend_config(cls, settings: tuple[str, ...]) -> tuple[str, ...]:
+        max_batch_sizes_from_flags(settings)
+        return settings
 
     @model_validator(mode="after")
     def _load_model_needs_explicit(self) -> "Settings":

@@ -1,0 +1,33 @@
+"""`--backend-config`: the largest batch of models that do not say it, and nothing else."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.backend_config import max_batch_sizes_from_flags
+from service.settings import Settings
+
+
+def test_sizes_are_by_backend() -> None:
+    flags = ["default-max-batch-size=8", "onnxruntime,default-max-batch-size=16", "openvino,default-max-batch-size=0"]
+    assert max_batch_sizes_from_flags(flags) == {"": 8, "onnxruntime": 16, "openvino": 0}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "tensorflow,version=2",
+        "default-max-batch-size",
+        "default-max-batch-size=many",
+        "default-max-batch-size=-1",
+        "default-max-batch-size=2147483648",
+        ",default-max-batch-size=8",
+        "python,default-max-batch-size=8",
+        "",
+    ],
+)
+def test_anything_else_is_refused(flag: str) -> None:
+    with pytest.raises(ValidationError, match=r"is not honoured|needs a number"):
+        CliApp.run(Settings, cli_args=["--model-repository", "models", "--backend-config", json.dumps(flag)])
