@@ -177,7 +177,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "model_transaction_policy.decoupled": _NOT_YET,
     "model_repository_agents.agents.name": Field("refused", "agents are shared libraries of Triton's; leave them out"),
     "model_repository_agents.agents.parameters": Field("refused", "see the agent's name"),
-    "response_cache.enable": _NOT_YET,
+    "response_cache.enable": Field("honoured", "with the flag `--cache-config local,size=BYTES`"),
     "model_metrics.metric_control.metric_identifier.family": _NOT_YET,
     "model_metrics.metric_control.histogram_options.buckets": _NOT_YET,
 }

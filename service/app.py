@@ -25,6 +25,7 @@ from service.loader import VersionLoader
 from service.metrics import ServerMetrics
 from service.registry import Registry
 from service.repositories import Repositories
+from service.response_cache import ResponseCache, capacity_from_flags
 from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
 from service.settings import Settings
@@ -50,10 +51,12 @@ class Service:
         metrics = ServerMetrics(registry)
         loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure, _completion(settings))
         self._settings = settings
+        cache = _cache(settings, clock)
         surroundings = Surroundings(
             clock,
             infer=lambda request, settle: self.server.infer(request, settle),
             config_of=lambda name, version: registry.resolve(name, version).config,
+            has_response_cache=cache is not None,
         )
         self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs)
         self.server = InferenceServer(
@@ -63,6 +66,7 @@ class Service:
             identity(settings.id),
             is_strict=settings.strict_readiness,
             may_load=settings.model_control_mode == "explicit",
+            cache=cache,
         )
         app = create_application(
             self.server, metrics.render, settings.http_max_input_size, settings.http_header_forward_pattern
@@ -140,6 +144,11 @@ def _end_process(status: int) -> NoReturn:
 
 def _completion(settings: Settings) -> Completion:
     return Completion(max_batch_sizes_from_flags(settings.backend_config), settings.strict_model_config)
+
+
+def _cache(settings: Settings, clock: LoopClock) -> ResponseCache | None:
+    capacity = capacity_from_flags(settings.cache_config, settings.response_cache_byte_size)
+    return ResponseCache(capacity, clock) if capacity else None
 
 
 def _asked_for(settings: Settings, repository: Repository) -> list[str]:

@@ -1,5 +1,6 @@
 """From a loaded version to what serves it: the one place that knows every kind of model."""
 
+import logging
 from dataclasses import dataclass, field
 
 from enginehouse.errors import NotFound
@@ -27,6 +28,8 @@ from service.served import Served
 from service.served_model import ServedModel, layout_from_config, policy_from_config
 from service.statistics import StatisticsTable
 
+_log = logging.getLogger(__name__)
+
 
 def _refuse(request: InferRequest, settle: Settle) -> None:
     reason = NotFound(f"Request for unknown model: '{request.model_name[:100]}' is not found; no other model is here")
@@ -45,6 +48,7 @@ class Surroundings:
         infer: asks any model of the server, for models that are made of others.
         config_of: the complete configuration of a model that answers.
         statistics: of each version, across its reloads.
+        has_response_cache: whether answers of models that ask for it are kept.
         rate_limiter: shares resources among instances; None lets each run when it can.
     """
 
@@ -52,12 +56,15 @@ class Surroundings:
     infer: Infer = _refuse
     config_of: ConfigOf = _unknown
     statistics: StatisticsTable = field(default_factory=StatisticsTable)
+    has_response_cache: bool = False
     rate_limiter: RateLimiter | None = None
 
 
 def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     """Build what answers for a version, on the thread that owns the queues."""
     config = loaded.config
+    if config.response_cache.enable and not surroundings.has_response_cache:
+        _log.warning("model '%s' asks for the response cache; there is none without --cache-config", config.name)
     if is_ensemble(config):
         plan = plan_from_config(config, surroundings.config_of)
         return EnsembleModel(

@@ -35,10 +35,8 @@ def model_statistics(model: Served) -> ModelStatistics:
         inference_count=counted.inference_count,
         execution_count=counted.execution_count,
     )
-    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
-        getattr(answer.inference_stats, name).CopyFrom(_duration(getattr(counted, name)))
-    for name in ("cache_hit", "cache_miss"):
-        getattr(answer.inference_stats, name).SetInParent()
+    for field in answer.inference_stats.DESCRIPTOR.fields:
+        getattr(answer.inference_stats, field.name).CopyFrom(_duration(getattr(counted, field.name)))
     for rows, batch in sorted(counted.batches.items()):
         answer.batch_stats.append(
             InferBatchStatistics(

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from enginehouse.config_rules import check_config
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, NotSupported, Overloaded
 from enginehouse.evidence import EngineRecord
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -243,10 +244,12 @@ def _inside(ensemble: str, reason: Error) -> Error:
 
 
 def _with_transaction_policy(config: ModelConfig, plan: EnsemblePlan) -> ModelConfig:
+    """An ensemble is decoupled if a step of it is; raises `InvalidInput` for what it then cannot be."""
     completed = ModelConfig()
     completed.CopyFrom(config)
     if plan.is_decoupled:
         completed.model_transaction_policy.decoupled = True
     else:
         completed.ClearField("model_transaction_policy")
+    check_config(completed)
     return completed

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from enginehouse.config_rules import check_config
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelEnsembling
 
@@ -19,6 +20,7 @@ def dependencies(config: ModelConfig) -> list[str]:
 
 def complete_ensemble(config: ModelConfig) -> None:
     """Fill in what a model without an engine leaves out, and check the rest; raises `InvalidInput`."""
+    check_config(config)
     check_ensemble(config)
     if config.version_policy.WhichOneof("policy_choice") is None:
         config.version_policy.latest.num_versions = 1
@@ -48,8 +50,6 @@ def check_ensemble(config: ModelConfig) -> None:
         raise InvalidInput(f"must specify 'step' for ensemble '{name}'.")
     if not config.input or not config.output:
         raise InvalidInput(f"ensemble '{name}' must specify at least one input and one output.")
-    if config.max_batch_size < 0:
-        raise InvalidInput(f"ensemble '{name}': max_batch_size is {config.max_batch_size}; 0 or more expected.")
     reshaped = [tensor.name for tensor in config.input if tensor.HasField("reshape")]
     reshaped += [tensor.name for tensor in config.output if tensor.HasField("reshape")]
     if reshaped:

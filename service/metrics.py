@@ -35,6 +35,17 @@ _COUNTERS = (
     _Counter("nv_inference_compute_infer_duration_us", "Time in the engine", "compute_infer.seconds", 1e6),
     _Counter("nv_inference_compute_output_duration_us", "Time of slicing outputs", "compute_output.seconds", 1e6),
 )
+_CACHE_COUNTERS = (
+    _Counter("nv_cache_num_hits_per_model", "Requests that the response cache answered", "cache_hit.count"),
+    _Counter("nv_cache_num_misses_per_model", "Requests that it could not answer", "cache_miss.count"),
+    _Counter("nv_cache_hit_duration_per_model", "Time of finding answers, in microseconds", "cache_hit.seconds", 1e6),
+    _Counter(
+        "nv_cache_miss_duration_per_model",
+        "Time of looking in vain and of keeping answers, in microseconds",
+        "cache_miss.seconds",
+        1e6,
+    ),
+)
 _HISTOGRAMS = (
     ("enginehouse_request_duration_seconds", "Time of answered requests, from the whole body on", "request_histogram"),
     ("enginehouse_queue_duration_seconds", "Time of requests in the queue", "queue_histogram"),
@@ -63,10 +74,10 @@ class ServerMetrics:
         yield self._successes(models)
         yield self._failures(models)
         for counter in _COUNTERS:
-            metric = Metric(counter.name, counter.help, "counter")
-            for model in models:
-                metric.add_sample(counter.name, _labels(model), _value(model, counter))
-            yield metric
+            yield _counted(counter, models)
+        cached = [model for model in models if model.config.response_cache.enable]
+        for counter in _CACHE_COUNTERS if cached else ():
+            yield _counted(counter, cached)
         yield _gauge("nv_inference_pending_request_count", "Requests that wait", models, "queue_depth")
         yield _gauge("enginehouse_queue_depth", "Requests that wait", models, "queue_depth")
         yield _gauge("nv_model_load_duration_secs", "Time that loading took", models, "load_seconds")
@@ -132,6 +143,13 @@ def exposition_from_metrics(metrics: Iterable[Metric]) -> str:
 
 def _labels(model: Served) -> dict[str, str]:
     return {"model": model.name, "version": model.version}
+
+
+def _counted(counter: _Counter, models: Iterable[Served]) -> Metric:
+    metric = Metric(counter.name, counter.help, "counter")
+    for model in models:
+        metric.add_sample(counter.name, _labels(model), _value(model, counter))
+    return metric
 
 
 def _value(model: Served, counter: _Counter) -> float:

@@ -27,6 +27,7 @@ from service.log_settings import LogValue
 from service.queue import deliver
 from service.registry import Registry
 from service.request import Admitted, InferRequest, Settle
+from service.response_cache import ResponseCache, may_cache
 from service.trace_settings import Changes
 
 # Only what is there: clients read this list to decide what they may ask for.
@@ -62,6 +63,7 @@ class InferenceServer:
     Args:
         is_strict: whether the server is ready only if each model that was asked for is.
         may_load: whether clients may load and unload models.
+        cache: answers for models that ask for it; None for none.
         controls: what clients may register and set; by default no memory and no traces.
     """
 
@@ -74,6 +76,7 @@ class InferenceServer:
         is_strict: bool,
         may_load: bool,
         controls: Controls | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.clock = clock
         self.registry = registry
@@ -81,6 +84,7 @@ class InferenceServer:
         self._identity = server_identity
         self._is_strict = is_strict
         self._may_load = may_load
+        self._cache = cache
         self._controls = controls or Controls()
         self.client_memory: ClientMemory = self._controls.memory
         self._is_started = False
@@ -106,7 +110,11 @@ class InferenceServer:
             deliver(settle, refusal, request.model_name)
             return None
         tracer = self._controls.tracer
-        return model.infer(request, tracer.follow(request, settle) if tracer.is_on else settle)
+        if tracer.is_on:
+            settle = tracer.follow(request, settle)
+        if self._cache is not None and may_cache(model.config):
+            return self._cache.infer(model, request, settle)
+        return model.infer(request, settle)
 
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.backend_config import max_batch_sizes_from_flags
+from service.response_cache import capacity_from_flags
 
 ENVIRONMENT_PREFIX = "ENGINEHOUSE_"
 
@@ -58,6 +59,12 @@ class Settings(BaseSettings):
         "", description="headers in whose name this regular expression is found become parameters of the request"
     )
     grpc_max_message_size: int = Field(2**31 - 1, gt=0, le=2**31 - 1, description="bytes that a gRPC message may have")
+    cache_config: tuple[str, ...] = Field(
+        (), description="local,size=BYTES keeps answers of models with response_cache { enable: true }"
+    )
+    response_cache_byte_size: int | None = Field(
+        None, ge=0, description="the older form of --cache-config; 0 for no cache"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a line")
 
     @model_validator(mode="before")
@@ -75,6 +82,11 @@ class Settings(BaseSettings):
     def _check_backend_config(cls, settings: tuple[str, ...]) -> tuple[str, ...]:
         max_batch_sizes_from_flags(settings)
         return settings
+
+    @model_validator(mode="after")
+    def _cache_is_given_once(self) -> "Settings":
+        capacity_from_flags(self.cache_config, self.response_cache_byte_size)
+        return self
 
     @model_validator(mode="after")
     def _load_model_needs_explicit(self) -> "Settings":

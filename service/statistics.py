@@ -69,6 +69,8 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
+        self.cache_hit = Duration()
+        self.cache_miss = Duration()
         self.failures = dict.fromkeys(FAILURE_REASONS, 0)
         self.batches: dict[int, BatchStatistics] = {}
         self.request_histogram = Histogram(DURATION_BUCKETS)
@@ -106,6 +108,18 @@ class ModelStatistics:
     def count_encode(self, seconds: float) -> None:
         """The transport wrote an answer."""
         self.encode_histogram.observe(seconds)
+
+    def count_cache_hit(self, looked_up_seconds: float, total_seconds: float) -> None:
+        """A request that was answered without its model: a success that waited for nothing and computed nothing."""
+        self.cache_hit.add(looked_up_seconds)
+        self.success.add(total_seconds)
+        self.queue.add(0.0)
+        self.request_histogram.observe(total_seconds)
+        self.queue_histogram.observe(0.0)
+
+    def count_cache_miss(self, seconds: float) -> None:
+        """What looking an answer up in vain and keeping the new one took."""
+        self.cache_miss.add(seconds)
 
     def count_failure(self, reason: str, seconds: float) -> None:
         """A request that was answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""

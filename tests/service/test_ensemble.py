@@ -397,6 +397,12 @@ def test_a_decoupled_ensemble_needs_a_stream() -> None:
     assert isinstance(bench.error(), NotSupported)
 
 
+def test_a_decoupled_ensemble_cannot_be_cached() -> None:
+    config = ensemble_config(CHAIN, more="response_cache { enable: true }")
+    with pytest.raises(InvalidInput, match="response_cache cannot be enabled for a decoupled model"):
+        Bench(config, step_config("a", more=DECOUPLED), step_config("b"))
+
+
 def test_a_caller_that_cannot_take_its_answer_hurts_nobody() -> None:
     bench = decoupled()
 

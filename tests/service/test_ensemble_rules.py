@@ -30,6 +30,15 @@ def test_a_complete_ensemble_serves_its_newest_version() -> None:
     assert config.version_policy.latest.num_versions == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "dims", "reason"),
+    [("max_batch_size: -1", "3", "max_batch_size is -1"), ("", "0", r"input 'in' has dims \[0\]")],
+)
+def test_the_rules_of_every_model_hold_for_an_ensemble(more: str, dims: str, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        complete_ensemble(ensemble_config([ONE], more=more, dims=dims))
+
+
 def test_the_order_of_the_steps_does_not_matter() -> None:
     check_ensemble(ensemble_config([step_text("b", {"x": "p"}, {"y": "out"}), step_text("a", {"x": "in"}, {"y": "p"})]))
 
@@ -44,7 +53,6 @@ def test_the_order_of_the_steps_does_not_matter() -> None:
         (ensemble_config([ONE], more="instance_group { count: 1 }"), "instance_group should not be specified"),
         (ensemble_config([ONE], more="optimization { priority: PRIORITY_MAX }"), "optimization should not be"),
         (ensemble_config([ONE], more="model_warmup { }"), "model_warmup should not be specified"),
-        (ensemble_config([ONE], more="max_batch_size: -1"), "max_batch_size is -1"),
         (ensemble_config([step_text("e", {"x": "in"}, {"y": "out"})]), "circular dependency between ensembles: e -> e"),
         (ensemble_config([ONE], inputs=()), "at least one input"),
         (ensemble_config([ONE], inputs=("in", "idle")), "ensemble input 'idle' for ensemble 'e' is not used"),
