@@ -8,7 +8,7 @@ slower or faster is believed after half a window of runs.
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from enginehouse.evidence import Evidence
 # Late answers are worth nothing, early ones no more than those in time: with a batch at the edge of its deadline
 # three times in a hundred it may take longer than foretold.
 QUANTILE = 0.97
-WINDOW = 64
+WINDOW = 128
 
 # Runs of one size that make its median.
 _SIZE_WINDOW = 16
@@ -41,12 +41,17 @@ class HighQuantile:
 
     def __init__(self, initial: float) -> None:
         self.value = initial
-        self._latest: deque[float] = deque(maxlen=WINDOW)
+        self._latest: deque[float] = deque()
+        self._ranked: list[float] = []
 
     def add(self, measured: float) -> None:
         self._latest.append(measured)
+        insort(self._ranked, measured)
+        if len(self._latest) > WINDOW:
+            oldest = self._latest.popleft()
+            del self._ranked[bisect_left(self._ranked, oldest)]
         if len(self._latest) >= _FEW:
-            self.value = sorted(self._latest)[math.ceil(QUANTILE * len(self._latest)) - 1]
+            self.value = self._ranked[math.ceil(QUANTILE * len(self._ranked)) - 1]
 
 
 class _Size:
@@ -137,14 +142,15 @@ def points_from_evidence(evidence: Evidence, candidate: str) -> list[MeasuredPoi
 
 
 def _value_at(points: Sequence[tuple[float, float]], rows: float) -> float:
-    """Linear between points; below the first as long as it; beyond the last along the last two, or in proportion."""
+    """Linear between points; below the first as long as it; beyond the last along the last two.
+
+    With a single point every size takes as long: an estimate too low is corrected by the first run, one too high would
+    keep that size from ever running.
+    """
     place = bisect_left(points, rows, key=lambda point: point[0])
-    if place == 0:
+    if place == 0 or len(points) == 1:
         return points[0][1]
-    if place == len(points):
-        if len(points) == 1:
-            return points[0][1] * rows / points[0][0]
-        place -= 1
+    place = min(place, len(points) - 1)
     (low, low_seconds), (high, high_seconds) = points[place - 1 : place + 1]
     if high == low:
         return high_seconds
