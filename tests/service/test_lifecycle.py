@@ -167,7 +167,7 @@ async def test_a_configuration_that_a_client_tries_is_used_or_changes_nothing(ho
     for bad in (
         '{"max_batch_size": -1}',
         "{",
-        '{"response_cache": {"enable": true}}',
+        '{"runtime": "libmine.so"}',
         '{"input": [{"name": "x", "data_type": 99, "dims": [2]}]}',
         '{"backend": "onnxruntime", "default_model_filename": "../../m/1/model.onnx"}',
         '{"instance_group": [{"kind": 99}]}',

@@ -337,8 +337,8 @@ def test_nothing_stays_open_when_a_later_instance_fails(loading: Loading, monkey
 def test_configurations_are_read_from_the_repository_and_refused_by_field(loading: Loading) -> None:
     publish(loading.root)
     assert loading.loader.config("m") == ModelConfig(name="m")
-    (loading.root / "m" / "config.pbtxt").write_text("response_cache { enable: true }")
-    with pytest.raises(NotSupported, match=r"response_cache\.enable"):
+    (loading.root / "m" / "config.pbtxt").write_text('runtime: "libmine.so"')
+    with pytest.raises(NotSupported, match="does not honour runtime"):
         loading.loader.config("m")
     for missing in ("nobody", "../m"):
         with pytest.raises(NotFound):
