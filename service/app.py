@@ -73,7 +73,9 @@ class Service:
         )
         metrics_app = create_metrics_application(metrics.render)
         grace = settings.exit_timeout_secs
-        self.http = HttpListener(app, settings.http_address, settings.http_port, grace)
+        self.http = HttpListener(
+            app, settings.http_address, settings.http_port, grace, settings.http_max_connections
+        )
         self.metrics = HttpListener(metrics_app, settings.metrics_address, settings.metrics_port, grace)
         self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, settings.grpc_max_message_size)
 

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     drain_delay_secs: float = Field(
         0.0, ge=0, description="seconds to keep serving, not ready, before the end; the time a load balancer needs"
     )
+    http_max_connections: int = Field(4096, ge=0, description="HTTP connections at once; more are told 503; 0 for any")
     http_max_input_size: int = Field(1 << 26, gt=0, description="bytes that an HTTP body may have, packed or unpacked")
     http_header_forward_pattern: str = Field(
         "", description="headers in whose name this regular expression is found become parameters of the request"

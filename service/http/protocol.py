@@ -2,10 +2,15 @@
 
 import asyncio
 from http import HTTPStatus
+from typing import cast
 
 import orjson
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.http.incoming import HEADER_NAMES
+from service.http.render import RETRY_AFTER_SECONDS
 
 # Four times what common proxies take; a head is kept in memory before anything can refuse it.
 MAX_HEAD_BYTES = 1 << 16
@@ -24,10 +29,9 @@ _HEAD_TOO_LARGE = (
     f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes; send less.",
 )
 
-_BODY_BEHIND_UPGRADE = (
-    HTTPStatus.BAD_REQUEST,
-    "a request that asks for an upgrade cannot have a body here; send it without the Upgrade header.",
-)
+# What a connection beyond the limit may take to say what it wants, before it is told that there is no room.
+REFUSAL_SECONDS = 1.0
+
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
@@ -43,9 +47,20 @@ class LimitedProtocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
     _refusal: tuple[HTTPStatus, str] | None = None
+    _is_body_behind_upgrade = False
+    _is_replayed = False
+
+    max_connections = 0
+    """Connections at once, 0 for any number; `limited_protocol` sets it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.max_connections and len(self.connections) > self.max_connections:
+            # Its request is heard first: a connection that is closed with unread bytes may lose its answer.
+            message = f"there are {self.max_connections} connections already; --http-max-connections allows no more."
+            self._refusal = (HTTPStatus.SERVICE_UNAVAILABLE, message)
+            self._stall_timer = self.loop.call_later(REFUSAL_SECONDS, self._refuse, *self._refusal)
+            return
         self._watch_for_stall()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,38 +72,75 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            self._refuse(*self._refusal)
+            return
         self._has_begun = True
         self._head_bytes += len(data) if self._is_in_head else 0
-        super().data_received(data)
+        self._parse(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(*_HEAD_TOO_LARGE)
         self._watch_for_stall()
 
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser; where it stops behind a head that asks for an upgrade, a new one reads the body."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as stop:
+            if self._is_body_behind_upgrade:
+                self._is_body_behind_upgrade = False
+                self._start_over_with_body(data[stop.args[0] :])
+        except HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _start_over_with_body(self, rest: bytes) -> None:
+        """Let a new parser read a head that says only how long the body is, unheard, and then the body."""
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in self.headers if name in _BODY_HEADERS)
+        self.parser = HttpRequestParser(self)
+        self._is_replayed = True
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + head + b"\r\n")
+        finally:
+            self._is_replayed = False
+        self._parse(rest)
+
     def on_message_begin(self) -> None:
+        if self._is_replayed:
+            return
+        self._names: list[bytes] = []
         self._is_in_head, self._is_whole = True, False
         self._header_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self._is_replayed:
+            return
         self._count_header(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_replayed:
+            return
         self._count_header(len(name) + len(value))
+        self._names.append(name)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_replayed:
+            return
         self._is_in_head, self._head_bytes = False, 0
         is_upgrade = self.parser.should_upgrade()
-        if is_upgrade and any(name in _BODY_HEADERS and value != b"0" for name, value in self.headers):
-            # The parser stops behind the head of such a request: its body would be read as the next one.
-            self._refusal = _BODY_BEHIND_UPGRADE
-            raise ValueError(self._refusal)
+        has_body = any(name in _BODY_HEADERS and value != b"0" for name, value in self.headers)
+        self._is_body_behind_upgrade = is_upgrade and has_body
+        cast("dict[str, object]", self.scope)[HEADER_NAMES] = self._names
         super().on_headers_complete()
-        if self._is_leaving or is_upgrade:
+        if self._is_leaving or (is_upgrade and not has_body):
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
+        if self._is_body_behind_upgrade:
+            return
         self._is_whole, self._has_begun = True, False
         super().on_message_complete()
 
@@ -115,10 +167,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _should_upgrade(self) -> bool:
+        """Never: a client that asks for another protocol is answered in this one."""
         return False
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: a client that asks for another protocol is answered in this one."""
 
     def _count_header(self, size: int) -> None:
         self._header_bytes += size
@@ -174,6 +224,12 @@ class LimitedProtocol(HttpToolsProtocol):
             "content-type: application/json",
             f"content-length: {len(body)}",
             "connection: close",
+            *([f"retry-after: {RETRY_AFTER_SECONDS}"] if status is HTTPStatus.SERVICE_UNAVAILABLE else []),
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+
+
+def limited_protocol(max_connections: int) -> type[LimitedProtocol]:
+    """The protocol of a listener that takes so many connections at once, 0 for any number."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"max_connections": max_connections})

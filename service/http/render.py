@@ -1,5 +1,6 @@
 """Protocol messages and errors as HTTP answers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,10 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 def response_from_error(error: Error, headers: Mapping[str, str] | None = None) -> JsonResponse:
-    return error_response(status_of(error).http, str(error), headers)
+    seconds = getattr(error, "retry_after_seconds", None)
+    # The header counts in whole seconds; to come back a little late is better than to be refused again.
+    known = {"Retry-After": str(math.ceil(seconds))} if seconds is not None else {}
+    return error_response(status_of(error).http, str(error), {**known, **(headers or {})})
 
 
 def json_from_message(message: Message) -> dict[str, Any]:

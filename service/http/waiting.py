@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from enginehouse.errors import Error, Overloaded
-from service.request import InferRequest, InferResponse
+from service.request import Admitted, InferRequest, InferResponse
 from service.server import InferenceServer
 
 # Answers that wait for a caller who reads slower than its model writes.
@@ -37,8 +37,12 @@ class Answers:
         self._unread: deque[InferResponse | Error] = deque()
         self._arrived = asyncio.Event()
         self._is_last = False
+        self._is_too_slow = False
+        self._admitted: Admitted | None = None
         request.emit = self._add
         self._admitted = server.infer(request, self._settle)
+        if self._is_too_slow and self._admitted is not None:
+            self._admitted.cancel()
 
     async def next(self) -> InferResponse | Error | None:
         """The next answer; None behind the last one."""
@@ -63,6 +67,7 @@ class Answers:
             return
         if len(self._unread) >= MAX_UNREAD:
             self.leave()
+            self._is_too_slow = True
             self._settle(Overloaded(f"{MAX_UNREAD} answers wait to be read; read faster, or ask for fewer."))
             return
         self._unread.append(answer)

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, RepositoryModelLoadRequest
+from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from tests.conftest import RunningService, StartService
 from tests.contract.conftest import save_model
 from tests.contract.test_shutdown import BODY, make_slow_model, wait_until_running
@@ -86,26 +86,6 @@ def test_a_client_that_asks_for_another_protocol_is_answered_in_this_one(service
     with socket.create_connection(("127.0.0.1", service.http_port), timeout=30) as peer:
         peer.sendall(head + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n")
         assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")
-
-
-def test_a_file_in_a_load_request_is_refused_over_both_transports(service: RunningService) -> None:
-    body = json.dumps({"parameters": {"config": "{}", "file:1/model.onnx": "AAAA"}}).encode()
-    connection = http.client.HTTPConnection("127.0.0.1", service.http_port, timeout=30)
-    connection.request("POST", "/v2/repository/models/simple/load", body)
-    answer = connection.getresponse()
-    assert answer.status == 501
-    assert "file:1/model.onnx" in json.loads(answer.read())["error"]
-    connection.close()
-    request = RepositoryModelLoadRequest(model_name="simple")
-    request.parameters["file:1/model.onnx"].bytes_param = b"AAAA"
-    with grpc.insecure_channel(f"127.0.0.1:{service.grpc_port}") as channel:
-        load = channel.unary_unary(
-            "/inference.GRPCInferenceService/RepositoryModelLoad",
-            request_serializer=RepositoryModelLoadRequest.SerializeToString,
-        )
-        with pytest.raises(grpc.RpcError) as refusal:
-            load(request, timeout=30)
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_thousands_of_calls_at_once_are_answered_or_told_that_the_queue_is_full(service: RunningService) -> None:

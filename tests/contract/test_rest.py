@@ -241,7 +241,12 @@ def test_load_takes_a_configuration_and_refuses_a_wrong_one(service: RunningServ
     good = json.dumps({"parameters": {"config": json.dumps({"max_batch_size": "16"})}}).encode()
     assert call(service, "POST", path, good) == (200, {})
     assert get(service, "/v2/models/identity_int8/config")[1]["max_batch_size"] == 16
-    for config in ('{"max_batch_size": -1}', '{"nonsense": 1}', "not json", '{"sequence_batching": {"iterative_sequence": true}}'):
+    for config in (
+        '{"max_batch_size": -1}',
+        '{"nonsense": 1}',
+        "not json",
+        '{"sequence_batching": {"iterative_sequence": true}}',
+    ):
         wrong = json.dumps({"parameters": {"config": config}}).encode()
         status, body = call(service, "POST", path, wrong)
         assert status == 400

@@ -33,8 +33,8 @@ def _add_system(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> N
     async def system_register(request: Request, region: str) -> Response:
         body = await read_object(request, max_body_bytes)
         key = _field(body, "key", str)
-        offset = _field({"offset": 0, **body}, "offset", int)
-        server.register_system_shared_memory(region, key, offset, _field(body, "byte_size", int))
+        offset = _number({"offset": 0, **body}, "offset")
+        server.register_system_shared_memory(region, key, offset, _number(body, "byte_size"))
         return JsonResponse({})
 
     @app.post(f"{_SYSTEM}/unregister", summary="Forget all system shared memory", tags=_TAGS)
@@ -56,7 +56,7 @@ def _add_cuda(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> Non
     async def cuda_register(request: Request, region: str) -> Response:
         body = await read_object(request, max_body_bytes)
         handle = _handle(_field(_field(body, "raw_handle", dict), "b64", str))
-        device, byte_size = _field(body, "device_id", int), _field(body, "byte_size", int)
+        device, byte_size = _number(body, "device_id"), _number(body, "byte_size")
         server.register_cuda_shared_memory(region, handle, device, byte_size)
         return JsonResponse({})
 
@@ -72,9 +72,16 @@ def _field(body: dict[str, Any], name: str, kind: type) -> Any:
     """One field of a register request; raises `InvalidInput` if it is not there or not of its kind."""
     if name not in body:
         raise InvalidInput(f"Shared memory register request has no '{name}' field; expected {kind.__name__}.")
-    value: Any = body[name]
-    if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+    value = body[name]
+    if type(value) is not kind:
         raise InvalidInput(f"'{name}' of the register request is {type(value).__name__}; {kind.__name__} is expected.")
+    return value
+
+
+def _number(body: dict[str, Any], name: str) -> int:
+    value: int = _field(body, name, int)
+    if not 0 <= value < 2**63:
+        raise InvalidInput(f"'{name}' of the register request is {value}; a number from 0 to 2^63 - 1 is expected.")
     return value
 
 
