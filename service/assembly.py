@@ -13,11 +13,12 @@ from service.ensemble import EnsembleModel
 from service.ensemble_plan import ConfigOf, plan_from_config
 from service.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
+from service.opening import close_all
 from service.objective import objective_of
 from service.queue import deliver
 from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE, queue_policy_from_config
 from service.ragged import BatchInputs
-from service.rate_limiter import RateLimiter, needs_from_config
+from service.rate_limiter import Permit, RateLimiter, needs_from_config
 from service.request import Infer, InferRequest, Settle
 from service.rows import Layout
 from service.scheduler import Hooks, Scheduler
@@ -61,7 +62,19 @@ class Surroundings:
 
 
 def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
-    """Build what answers for a version, on the thread that owns the queues."""
+    """Build what answers for a version, on the thread that owns the queues; one that cannot be is closed.
+
+    Raises:
+        Error: something beside the engine is wrong, such as the file of an initial state.
+    """
+    try:
+        return _serve(loaded, surroundings)
+    except BaseException:
+        close_all(loaded.engines)
+        raise
+
+
+def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     config = loaded.config
     if config.response_cache.enable and not surroundings.has_response_cache:
         _log.warning("model '%s' asks for the response cache; there is none without --cache-config", config.name)
@@ -82,8 +95,7 @@ def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     policy = policy_from_config(config)
     queue_policy = queue_policy_from_config(config)
     objective = objective_of(loaded, policy, queue_policy.slo_seconds, surroundings.clock)
-    limiter = surroundings.rate_limiter
-    permits = limiter.join(needs_from_config(config)) if limiter is not None else []
+    permits = _permits(config, surroundings)
 
     def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
         return Batcher(policy, queue_policy, clock, hooks, objective, permits)
@@ -97,10 +109,11 @@ def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
 def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: Layout) -> Served:
     config = loaded.config
     rules = sequence_rules(config, loaded.directory.parent)
+    permits = _permits(config, surroundings)
 
     def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
         policy = sequence_policy_from_config(config)
-        return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks)
+        return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks, permits)
 
     statistics = surroundings.statistics.of(config.name, str(loaded.version))
     return ServedModel(
@@ -110,3 +123,8 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
         lambda engine: SequenceComputation(engine, layout, rules),
         statistics,
     )
+
+
+def _permits(config: ModelConfig, surroundings: Surroundings) -> list[Permit]:
+    limiter = surroundings.rate_limiter
+    return [] if limiter is None else limiter.join(needs_from_config(config))

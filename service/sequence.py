@@ -3,33 +3,23 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, InvalidInput, Overloaded
 from enginehouse.sequence_config import check_id
-from service.clock import Clock, Timer
+from service.clock import Clock
 from service.instance import Batch, Instance
 from service.queue import LEAST_TIMEOUT_SECONDS, Pending
+from service.rate_limiter import Permit
 from service.request import SequencePosition
 from service.scheduler import Hooks
 from service.sequence_line import Place, Sequence
-from service.sequence_policy import SequencePolicy, choose
-
-
-@dataclass(slots=True, eq=False)
-class _Runner:
-    """One instance with the sequences that live there."""
-
-    instance: Instance
-    sequences: dict[int, Sequence] = field(default_factory=dict)
-    batch: Batch | None = None
-    members: list[Sequence] = field(default_factory=list)
-    timer: Timer | None = None
+from service.sequence_policy import SequencePolicy
+from service.sequence_runner import SequenceRunner
 
 
 class SequenceBatcher:
-    """Gives sequences their places and their turns. Everything here runs on the thread that owns the queue.
+    """Gives sequences their places, and ends them. Everything here runs on the thread that owns the queue.
 
     A sequence lives from its start to its end, or until nobody sent a request of it for too long. While all places
     are taken, new sequences wait in the order they came. A request that leaves before it ran takes along all that
@@ -41,15 +31,25 @@ class SequenceBatcher:
         max_queue_size: requests that may wait; 0 for any number.
         clock: of the thread that owns the queue.
         hooks: told of finished batches, and of requests that leave without having run.
+        permits: of each instance, to run only while there are resources; empty where nothing is limited.
     """
 
-    def __init__(self, model: str, policy: SequencePolicy, max_queue_size: int, clock: Clock, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        model: str,
+        policy: SequencePolicy,
+        max_queue_size: int,
+        clock: Clock,
+        hooks: Hooks,
+        permits: Several[Permit] = (),
+    ) -> None:
         self._model = model
         self._policy = policy
         self._max_queue_size = max_queue_size
         self._clock = clock
         self._hooks = hooks
-        self._runners: list[_Runner] = []
+        self._permits = list(permits)
+        self._runners: list[SequenceRunner] = []
         self._free: list[Place] = []
         self._open: dict[int | str, Sequence] = {}
         self._backlog: OrderedDict[Sequence, None] = OrderedDict()
@@ -63,16 +63,18 @@ class SequenceBatcher:
 
     def add_instances(self, instances: Several[Instance]) -> None:
         for instance in instances:
-            number = len(self._runners)
-            self._runners.append(_Runner(instance))
-            for slot in range(self._policy.places):
-                heappush(self._free, Place(slot, number))
+            permit = self._permits.pop(0) if self._permits else None
+            heappush(self._free, Place(0, len(self._runners)))
+            self._runners.append(
+                SequenceRunner(instance, permit, self._policy, self._clock, self._forget, self._expire)
+            )
 
     def admit(self, pending: Pending) -> None:
         """Let a request join its sequence.
 
         Raises:
             InvalidInput: it names no sequence, one that did not start, or holds more than one row.
+            DeadlineExceeded: its deadline has passed already.
             Overloaded: too many requests wait; nothing was kept.
         """
         position = self._checked(pending)
@@ -85,7 +87,7 @@ class SequenceBatcher:
         pending.queue = self
         pending.queued_at = self._clock.now()
         if pending.request.deadline is not None:
-            seconds = max(pending.request.deadline - pending.queued_at, LEAST_TIMEOUT_SECONDS)
+            seconds = max(pending.due - pending.queued_at, LEAST_TIMEOUT_SECONDS)
             pending.timer = self._clock.call_later(seconds, self._expire, pending)
         self._of[pending] = sequence
         self._flush_soon()
@@ -113,11 +115,9 @@ class SequenceBatcher:
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
         runner = next(runner for runner in self._runners if runner.instance is instance)
-        members, runner.members, runner.batch = runner.members, [], None
-        for sequence in members:
-            sequence.is_running = False
+        for sequence in runner.take_back():
             self._rest(sequence)
-        self._run_next(runner)
+        runner.run_next()
         self._hooks.settle_batch(batch)
         self._tell_if_quiet()
 
@@ -136,9 +136,11 @@ class SequenceBatcher:
             check_id(model, position.id, self._policy.id_dtype)
         if not position.is_start and position.id not in self._open:
             raise InvalidInput(
-                f"inference request for sequence {position.id} to model '{model}' must specify the START flag on the "
-                "first request of the sequence"
+                f"inference request for sequence {str(position.id)[:100]} to model '{model}' must specify the START "
+                "flag on the first request of the sequence"
             )
+        if pending.due <= self._clock.now():
+            raise DeadlineExceeded(f"model '{model}': Request timeout expired before it came to the queue.")
         if self._max_queue_size and len(self._of) >= self._max_queue_size:
             raise Overloaded(
                 f"model '{model}': Exceeds maximum queue size of {self._max_queue_size} requests. "
@@ -149,10 +151,19 @@ class SequenceBatcher:
     def _start(self, position: SequencePosition) -> Sequence:
         sequence = self._open[position.id] = Sequence(position.id)
         if self._free:
-            self._place(sequence, heappop(self._free))
+            self._place(sequence, self._next_place())
         else:
             self._backlog[sequence] = None
         return sequence
+
+    def _next_place(self) -> Place:
+        """Take the lowest free slot. There may be more slots than memory, so the next one is made when it is needed."""
+        place = heappop(self._free)
+        runner = self._runners[place.instance]
+        if place.slot == runner.slots_made and place.slot + 1 < self._policy.places:
+            runner.slots_made += 1
+            heappush(self._free, Place(runner.slots_made, place.instance))
+        return place
 
     def _place(self, sequence: Sequence, place: Place) -> None:
         sequence.place = place
@@ -171,9 +182,13 @@ class SequenceBatcher:
         """End a sequence whose client did not end it."""
         sequence.stay_awake()
         sequence.is_open = False
+        self._untrack(sequence)
+        self._rest(sequence)
+
+    def _untrack(self, sequence: Sequence) -> None:
+        """Its id may start again."""
         if self._open.get(sequence.id) is sequence:
             del self._open[sequence.id]
-        self._rest(sequence)
 
     def _free_place(self, sequence: Sequence) -> None:
         """Hand the place of a sequence that is over to the next one in line."""
@@ -197,35 +212,13 @@ class SequenceBatcher:
     def _flush(self) -> None:
         self._is_flush_due = False
         for runner in self._runners:
-            self._run_next(runner)
+            runner.run_next()
 
-    def _run_next(self, runner: _Runner) -> None:
-        """Start the next batch on an instance, if it is idle and somebody waits long enough."""
-        if runner.timer is not None:
-            runner.timer.cancel()
-            runner.timer = None
-        if runner.batch is not None:
-            return
-        ready = [sequence for _, sequence in sorted(runner.sequences.items()) if sequence.waiting]
-        if not ready:
-            return
-        now = self._clock.now()
-        choice = choose([sequence.head for sequence in ready], self._policy, now)
-        if choice.wait_seconds > 0:
-            runner.timer = self._clock.call_later(choice.wait_seconds, self._run_next, runner)
-            return
-        runner.members = [ready[position] for position in choice.positions]
-        pendings = [self._take(sequence) for sequence in runner.members]
-        runner.batch = Batch(pendings, len(pendings), now)
-        runner.instance.start(runner.batch)
-
-    def _take(self, sequence: Sequence) -> Pending:
-        pending = sequence.take()
-        sequence.is_running = True
+    def _forget(self, pending: Pending) -> None:
+        """It waits no longer."""
         del self._of[pending]
         if pending.timer is not None:
             pending.timer.cancel()
-        return pending
 
     def _expire(self, pending: Pending) -> None:
         waited_ms = (self._clock.now() - pending.queued_at) * 1000
@@ -237,15 +230,14 @@ class SequenceBatcher:
         sequence = self._of.get(pending)
         if sequence is None:
             return False
-        broken = kind(f"sequence {sequence.id} ended early, because a request before this one left: {reason}")
+        name = str(sequence.id)[:100]
+        broken = kind(f"sequence {name} ended early, because a request before this one left: {reason}")
         leaving = sequence.break_at(pending)
-        if not sequence.is_open and self._open.get(sequence.id) is sequence:
-            del self._open[sequence.id]
+        if not sequence.is_open:
+            self._untrack(sequence)
         self._rest(sequence)
         for one in leaving:
-            del self._of[one]
-            if one.timer is not None:
-                one.timer.cancel()
+            self._forget(one)
         for one in leaving:
             why = reason if one is pending else broken
             self._hooks.on_leave(one, why)
@@ -254,6 +246,9 @@ class SequenceBatcher:
         return True
 
     def _tell_if_quiet(self) -> None:
-        if self._on_quiet is not None and not self._of and not any(runner.batch for runner in self._runners):
-            callback, self._on_quiet = self._on_quiet, None
-            callback()
+        if self._on_quiet is None or self._of or any(runner.batch for runner in self._runners):
+            return
+        callback, self._on_quiet = self._on_quiet, None
+        for runner in self._runners:
+            runner.leave()
+        callback()

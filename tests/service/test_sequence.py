@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, InvalidInput, NotReady, Overloaded
+from enginehouse.fake_engine import FakeEngine
+from enginehouse.model_config import config_from_text
 from enginehouse.tensor import Tensors, TensorSpec
+from service.assembly import Surroundings, serve_version
+from service.clock import FakeClock
+from service.loaded import LoadedVersion
+from service.rate_limiter import RateLimiter
 from service.request import InferRequest, SequencePosition
-from service.served_model import DEFAULT_MAX_QUEUE_SIZE
-from tests.service.conftest import Bench, MakeBench, X, Y, make_bench, make_request
+from service.served_model import DEFAULT_MAX_QUEUE_SIZE, ServedModel
+from tests.service.conftest import Answers, Bench, MakeBench, X, Y, make_bench, make_request, stay_inline
 
 START = TensorSpec("start", DTYPES["FP32"], (-1, 1))
 READY = TensorSpec("ready", DTYPES["INT32"], (-1, 1))
@@ -382,6 +390,66 @@ def test_a_state_that_is_not_what_was_configured_is_the_engines_fault(bench: Mak
     one.ask("a", step(1, 1, "s"))
     one.clock.run_ready()
     assert "state output 'new_sum' is float64 [1, 2]; FP32 [1, 2] expected" in str(one.answers.error("a"))
+
+
+def test_a_model_may_have_more_places_than_memory(accumulator: Any) -> None:
+    one = accumulator(config("oldest { max_candidate_sequences: 2000000000 }", rows=4))
+    for number in range(1, 9):
+        one.ask(str(number), step(number, number, "s"))
+    one.clock.run_ready()
+    assert [one.answers.values(str(number)) for number in range(1, 9)] == [[number] for number in range(1, 9)]
+    assert [len(feeds["x"]) for feeds in one.engines[0].runs] == [4, 4]
+
+
+def test_what_is_too_late_is_never_computed(accumulator: Any) -> None:
+    """Also while the timers are: the engine was given back after the deadline, and before anybody could say so."""
+    one = accumulator(config(rows=1))
+    one.ask("a", step(1, 1, "s"))
+    one.ask("b", step(1, 1, parameters={"timeout": 100_000}))
+    one.ask("c", step(1, 1))
+    one.clock.time = 0.2
+    one.clock.run_ready()
+    assert one.answers.values("a") == [1]
+    assert isinstance(one.answers.error("b"), DeadlineExceeded)
+    assert isinstance(one.answers.error("c"), DeadlineExceeded)
+    assert len(one.engines[0].runs) == 1
+    assert isinstance(late(one), DeadlineExceeded)
+
+
+def late(one: Bench) -> Any:
+    """A request whose deadline has passed when it comes."""
+    one.ask("late", step(5, 1, "s", deadline=one.clock.time - 1))
+    return one.answers.error("late")
+
+
+def test_sequences_share_resources_with_other_models() -> None:
+    """One resource, two instances that each need it: they never run at the same time, and all are answered."""
+    limited = 'rate_limiter { resources { name: "R" count: 1 } }'
+    text = config().replace("instance_group { count: 1 }", f"instance_group {{ count: 2 {limited} }}")
+    parsed = config_from_text(text, "m")
+    complete_platform(parsed, ["model.onnx"])
+    complete_config(parsed, INPUTS, (Y, NEW_SUM))
+    clock = FakeClock()
+    limiter = RateLimiter(clock)
+    engines = [FakeEngine(INPUTS, (Y, NEW_SUM), accumulate) for _ in range(2)]
+    model = serve_version(LoadedVersion(parsed, 1, Path(), engines, 0.5), Surroundings(clock, rate_limiter=limiter))
+    assert isinstance(model, ServedModel)
+    started: list[Any] = []
+    for instance in model._instances:
+        instance.start = started.append  # type: ignore[method-assign, assignment]
+    answers = Answers()
+    for number in (1, 2):
+        model.infer(step(number, number, "s"), answers.settle(str(number)))
+    clock.run_ready()
+    assert len(started) == 1
+    for instance in model._instances:
+        del instance.start
+        stay_inline(instance)
+    model._instances[0].start(started[0])
+    clock.run_ready()
+    assert [answers.values(str(number)) for number in (1, 2)] == [[1], [2]]
+    assert [len(engine.runs) for engine in engines] == [1, 1]
+    model.close()
 
 
 def _histories(seed: int, count: int) -> list[tuple[int, float, str]]:
