@@ -1,10 +1,12 @@
 """All the places that models come from, as one: several repositories, and what a client put in place of a model."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from enginehouse.errors import InvalidInput, NotFound
+from enginehouse.remote_repository import RemoteRepository
 from enginehouse.repository import Listing, Repository
 
 
@@ -98,3 +100,27 @@ class Repositories:
         if name not in self._found:
             self.model_directory(name)
         return self._found.get(name, self._sources[0])
+
+
+def open_repositories(places: Sequence[str], cache: Path | None) -> Repositories:
+    """Make one of several directories and URLs; nothing is read yet.
+
+    Args:
+        places: directories, and URLs that contain `://`.
+        cache: where what URLs hold is copied to; None for the user's own cache.
+
+    Raises:
+        InvalidInput: the same place twice, or a URL that nothing reads.
+        MissingExtra: the library for a kind of URL is not installed.
+    """
+    if len(set(places)) < len(places):
+        raise InvalidInput(f"--model-repository names a place twice: {', '.join(places)}.")
+    folder = cache or _user_cache()
+    return Repositories(
+        [RemoteRepository(place, folder) if "://" in place else Repository(Path(place)) for place in places]
+    )
+
+
+def _user_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "enginehouse" / "repositories"
