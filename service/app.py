@@ -11,20 +11,20 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from enginehouse.config_completion import Completion
-from enginehouse.errors import NotFound
 from enginehouse.onnxruntime_engine import check_one_distribution
-from enginehouse.repository import Repository
 from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
 from service.clock import LoopClock
 from service.grpc.listener import GrpcListener
 from service.http.application import create_application, create_metrics_application
 from service.http.listener import HttpListener
-from service.lifecycle import Lifecycle, load_all
+from service.lifecycle import Lifecycle
+from service.load_threads import LoadThreads
 from service.loader import VersionLoader
 from service.metrics import ServerMetrics
+from service.model_control import ModelControl
 from service.registry import Registry
-from service.repositories import Repositories
+from service.repositories import open_repositories
 from service.response_cache import ResponseCache, capacity_from_flags
 from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
@@ -37,19 +37,18 @@ class Service:
     """All parts of one running service. Make it on the loop that will own the queues.
 
     Raises:
-        NotFound: there is no model repository at that path.
-        NotReady: a port is taken.
+        NotFound: there is no model repository at that path, or not a model that was asked for.
+        NotReady: a port is taken, or a repository cannot be read.
         NotSupported: the installation of ONNX Runtime is broken.
     """
 
     def __init__(self, settings: Settings) -> None:
         check_one_distribution()
-        repository = Repository(settings.model_repository)
-        self._names = _asked_for(settings, repository)
+        repositories = open_repositories(settings.model_repository, settings.repository_cache)
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
         metrics = ServerMetrics(registry)
-        loader = VersionLoader(Repositories([repository]), metrics.count_golden_failure, _completion(settings))
+        loader = VersionLoader(repositories, metrics.count_golden_failure, _completion(settings))
         self._settings = settings
         cache = _cache(settings, clock)
         surroundings = Surroundings(
@@ -58,7 +57,8 @@ class Service:
             config_of=lambda name, version: registry.resolve(name, version).config,
             has_response_cache=cache is not None,
         )
-        self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs)
+        threads = LoadThreads(settings.model_load_thread_count)
+        self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs, threads)
         self.server = InferenceServer(
             registry,
             self._lifecycle,
@@ -68,6 +68,16 @@ class Service:
             may_load=settings.model_control_mode == "explicit",
             cache=cache,
         )
+        self._control = ModelControl(
+            settings.model_control_mode,
+            settings.load_model,
+            repositories,
+            self._lifecycle,
+            clock,
+            settings.repository_poll_secs,
+            self.server.tell_readiness,
+        )
+        self._control.look()
         app = create_application(
             self.server, metrics.render, settings.http_max_input_size, settings.http_header_forward_pattern
         )
@@ -84,7 +94,7 @@ class Service:
         self.http.start()
         self.metrics.start()
         await self.grpc.start()
-        await load_all(self._lifecycle, self._names)
+        await self._control.start()
         # What lives as long as the server need not be walked again by every collection: it cost up to 50 ms each.
         gc.collect()
         gc.freeze()
@@ -97,6 +107,7 @@ class Service:
             False if a model could not be unloaded in time, such as one whose load hangs.
         """
         self.server.stopping()
+        await self._control.stop()
         await asyncio.sleep(self._settings.drain_delay_secs)
         await asyncio.gather(self.http.stop(), self.grpc.stop(self._settings.exit_timeout_secs))
         try:
@@ -151,17 +162,6 @@ def _completion(settings: Settings) -> Completion:
 def _cache(settings: Settings, clock: LoopClock) -> ResponseCache | None:
     capacity = capacity_from_flags(settings.cache_config, settings.response_cache_byte_size)
     return ResponseCache(capacity, clock) if capacity else None
-
-
-def _asked_for(settings: Settings, repository: Repository) -> list[str]:
-    """Names of the models to load at the start."""
-    names = repository.model_names()
-    if settings.model_control_mode == "none" or settings.load_model == ("*",):
-        return names
-    missing = [name for name in settings.load_model if name not in names]
-    if missing:
-        raise NotFound(f"--load-model {missing[0]}: no such model in {repository.root}; there are {names}.")
-    return list(settings.load_model)
 
 
 def _addresses(service: Service, settings: Settings, seconds: float) -> str:

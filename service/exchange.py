@@ -40,6 +40,7 @@ class Exchange:
         self._surroundings = surroundings
         self._threads = threads
         self._drain_seconds = drain_seconds
+        self._degraded_as_loaded: dict[tuple[str, int], str] = {}
 
     async def bring_in(
         self,
@@ -47,7 +48,7 @@ class Exchange:
         available: list[int],
         is_kept: Callable[[int], bool],
         is_trial: bool,
-    ) -> None:
+    ) -> dict[int, Exception]:
         """Serve the versions that the policy asks for; what answered before goes on until they are ready.
 
         Args:
@@ -55,6 +56,9 @@ class Exchange:
             available: versions that lie in the repository.
             is_kept: whether a version that answers is what would be loaded, so that it simply goes on.
             is_trial: the configuration is one that a client tries: that it fails says nothing about what serves.
+
+        Returns:
+            Why versions that were asked for do not answer, where others do.
 
         Raises:
             Exception: what was wrong; what answered before still does.
@@ -64,20 +68,22 @@ class Exchange:
         if not wanted:
             raise InvalidInput(f"model '{name}' has no version to serve; there are {available}.")
         live = self._registry.answering(name)
-        kept = [model for model in live if not model.degraded and is_kept(int(model.version))]
-        kept = [model for model in kept if int(model.version) in wanted]
+        kept = [model for model in live if int(model.version) in wanted and self._goes_on(model, is_kept)]
         unchanged = {int(model.version) for model in kept}
         loaded, failures = await self._load_versions(config, [one for one in wanted if one not in unchanged])
-        if not loaded and failures and live:
+        if failures and live and not loaded and not kept:
             if not is_trial:
                 self._mark_degraded(name, failures)
             raise InvalidInput(_reasons(failures))
-        if not loaded and failures:
+        if failures and not loaded and not kept:
             loaded = [await self._threads.run(self._substitute, config, available, failures)]
+        for model in kept:
+            model.degraded = ""
         models = kept + await self._serve(loaded)
         models += [model for model in live if int(model.version) in failures]
         _mark_survivors(models, failures)
         await self.retire(name, models, "superseded")
+        return failures
 
     async def retire(self, name: str, successors: list[Served], reason: str) -> None:
         """Swap the table in one step, then drain and close what answered before."""
@@ -95,6 +101,10 @@ class Exchange:
             if int(model.version) not in serving:
                 self._registry.set_state(name, int(model.version), UNAVAILABLE, reason)
         await asyncio.to_thread(return_memory)
+
+    def _goes_on(self, model: Served, is_kept: Callable[[int], bool]) -> bool:
+        """Whether a version need not be loaded again: it is what was asked for, and nothing was wrong with it."""
+        return is_kept(int(model.version)) and not self._degraded_as_loaded[model.name, int(model.version)]
 
     async def _load_versions(
         self, config: ModelConfig, wanted: Iterable[int]
@@ -130,6 +140,8 @@ class Exchange:
                 if version.version not in self._registry.versions(version.config.name):
                     self._registry.set_state(version.config.name, version.version, UNAVAILABLE, str(problem))
             raise
+        for version in loaded:
+            self._degraded_as_loaded[version.config.name, version.version] = version.degraded
         return models
 
     def _mark_degraded(self, name: str, failures: dict[int, Exception]) -> None:

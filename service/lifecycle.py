@@ -47,6 +47,7 @@ class Lifecycle:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changes: set[asyncio.Task[None]] = set()
         self._required: set[str] = set()
+        self._incomplete: set[str] = set()
         self._brought_along: set[str] = set()
         self._waiting_for: defaultdict[str, set[str]] = defaultdict(set)
         self._files: dict[str, ModelFiles] = {}
@@ -55,6 +56,11 @@ class Lifecycle:
     def failed_models(self) -> frozenset[str]:
         """Models that the server was started with and that have no version that answers."""
         return frozenset(name for name in self._required if not self._registry.versions(name))
+
+    @property
+    def incomplete_models(self) -> frozenset[str]:
+        """Models that answer, but not with every version that was asked for."""
+        return frozenset(self._incomplete)
 
     def repository_names(self) -> list[str]:
         """Names of the models in the repositories."""
@@ -155,12 +161,15 @@ class Lifecycle:
             config = await self._threads.run(self._config, order)
             available = await self._threads.run(self._repositories.versions, order.name)
             is_kept = partial(files.are_those_of, self._files.get(order.name))
-            await self._exchange.bring_in(config, available, is_kept, is_trial=bool(order.config_json))
+            left_out = await self._exchange.bring_in(config, available, is_kept, is_trial=bool(order.config_json))
         except BaseException:
             self._repositories.stand_in(order.name, before)
             await asyncio.to_thread(remove_stand_in, root)
             raise
         self._files[order.name] = files
+        self._incomplete.discard(order.name)
+        if left_out:
+            self._incomplete.add(order.name)
         await asyncio.to_thread(remove_stand_in, before)
 
     async def _load_again(self, name: str) -> None:
@@ -194,6 +203,7 @@ class Lifecycle:
         async with self._locks[name]:
             await self._exchange.retire(name, [], reason)
             self._files.pop(name, None)
+            self._incomplete.discard(name)
             await asyncio.to_thread(remove_stand_in, self._repositories.stand_in(name, None))
 
     def _made_of(self, name: str) -> list[str]:

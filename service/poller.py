@@ -101,6 +101,10 @@ class Poller:
             await self._lifecycle.load(LoadOrder(name, is_required=is_required), files)
         except Error as problem:
             _log.error("%s", problem)
+            has_failed = True
+        else:
+            has_failed = name in self._lifecycle.incomplete_models
+        if has_failed:
             patience = min(2 ** self._failures.get(name, 0), _MAX_PATIENCE_POLLS)
             self._failures[name] = self._failures.get(name, 0) + 1
             self._due[name] = self._clock.now() + patience * self._poll_seconds

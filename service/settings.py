@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.backend_config import max_batch_sizes_from_flags
 from service.response_cache import capacity_from_flags
@@ -30,7 +30,14 @@ class Settings(BaseSettings):
         cli_implicit_flags=False,
     )
 
-    model_repository: Path = Field(description="directory of models in Triton's layout")
+    model_repository: Annotated[tuple[str, ...], NoDecode] = Field(
+        min_length=1,
+        description="directory of models in Triton's layout, or s3://, gs://, as:// and whatever fsspec reads; "
+        "repeat it, or separate several by commas",
+    )
+    repository_cache: Path | None = Field(
+        None, description="directory for copies of what URLs hold; by default enginehouse/repositories in the user's"
+    )
     id: str = Field("enginehouse", description="name that /v2 answers; some clients expect 'triton'")
     http_address: str = Field("127.0.0.1", description="address of HTTP; 0.0.0.0 in a container")
     http_port: int = Field(8000, ge=0, le=65535, description="port of HTTP; 0 takes a free one")
@@ -38,9 +45,13 @@ class Settings(BaseSettings):
     grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
     metrics_address: str = Field("127.0.0.1", description="address of the metrics; 0.0.0.0 in a container")
     metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0 takes a free one")
-    model_control_mode: Literal["none", "explicit"] = Field(
-        "none", description="none loads everything at the start; explicit what --load-model and clients ask for"
+    model_control_mode: Literal["none", "poll", "explicit"] = Field(
+        "none",
+        description="none loads everything at the start; poll also what comes, changes or goes later; explicit what "
+        "--load-model and clients ask for",
     )
+    repository_poll_secs: float = Field(15.0, gt=0, description="seconds between looks at the repository in mode poll")
+    model_load_thread_count: int = Field(4, ge=1, le=64, description="models, or versions, that load at once")
     strict_model_config: bool = Field(False, description="load only models whose configuration describes all of them")
     backend_config: tuple[str, ...] = Field(
         (),
@@ -84,6 +95,13 @@ class Settings(BaseSettings):
         max_batch_sizes_from_flags(settings)
         return settings
 
+    @field_validator("model_repository", mode="before")
+    @classmethod
+    def _separate_repositories(cls, value: Any) -> Any:
+        if isinstance(value, str | Path):
+            return tuple(place.strip() for place in str(value).split(",") if place.strip())
+        return value
+
     @model_validator(mode="after")
     def _cache_is_given_once(self) -> "Settings":
         capacity_from_flags(self.cache_config, self.response_cache_byte_size)
@@ -92,5 +110,5 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _load_model_needs_explicit(self) -> "Settings":
         if self.load_model and self.model_control_mode != "explicit":
-            raise ValueError("--load-model needs --model-control-mode explicit; in mode none everything is loaded")
+            raise ValueError("--load-model needs --model-control-mode explicit; in other modes everything is loaded")
         return self

@@ -83,7 +83,9 @@ StartService = Callable[..., AbstractContextManager[RunningService]]
 
 
 @contextmanager
-def run_service(repository: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[RunningService]:
+def run_service(
+    repository: Path | str, *flags: str, environment: dict[str, str] | None = None
+) -> Iterator[RunningService]:
     """Start a server, wait until it has announced its addresses, and stop it at the end."""
     command = [sys.executable, "-m", "service", "--model-repository", str(repository)]
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]

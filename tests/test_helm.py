@@ -221,7 +221,7 @@ def test_every_flag_is_one_that_the_service_accepts() -> None:
     assert settings.load_model == ("digits", "digits_mlp")
     assert settings.strict_readiness is False
     assert settings.drain_delay_secs == 2.5
-    assert settings.model_repository == Path(container(documents)["volumeMounts"][0]["mountPath"])
+    assert settings.model_repository == (container(documents)["volumeMounts"][0]["mountPath"],)
 
 
 def test_flags_say_what_the_service_would_do_anyway() -> None:

@@ -30,7 +30,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
 def test_the_defaults_serve_the_loopback_only(read: Read) -> None:
     settings = read()
-    assert settings.model_repository == Path("models")
+    assert settings.model_repository == ("models",)
     assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (8000, 8001, 8002)
     assert {settings.http_address, settings.grpc_address, settings.metrics_address} == {"127.0.0.1"}
     assert settings.model_control_mode == "none"
@@ -55,10 +55,20 @@ def test_the_environment_sets_what_flags_do_not(read: Read) -> None:
     assert (settings.http_port, settings.grpc_port, settings.id) == (1234, 98, "triton")
 
 
+def test_repositories_may_be_several(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read("--model-repository", "s3://bucket/models").model_repository == ("models", "s3://bucket/models")
+    monkeypatch.setenv("ENGINEHOUSE_MODEL_REPOSITORY", "one, two")
+    assert CliApp.run(Settings, cli_args=[]).model_repository == ("one", "two")
+    for nothing in ("", ","):
+        monkeypatch.setenv("ENGINEHOUSE_MODEL_REPOSITORY", nothing)
+        with pytest.raises(ValidationError, match="at least 1 item"):
+            CliApp.run(Settings, cli_args=[])
+
+
 def test_the_repository_may_come_from_the_environment(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     read()
     monkeypatch.setenv("ENGINEHOUSE_MODEL_REPOSITORY", "elsewhere")
-    assert CliApp.run(Settings, cli_args=[]).model_repository == Path("elsewhere")
+    assert CliApp.run(Settings, cli_args=[]).model_repository == ("elsewhere",)
 
 
 @pytest.mark.parametrize("name", ["ENGINEHOUSE_HTP_PORT", "enginehouse_htp_port"])
@@ -77,7 +87,8 @@ def test_settings_are_frozen(read: Read) -> None:
     [
         ("--http-port", "65536"),
         ("--http-port", "many"),
-        ("--model-control-mode", "poll"),
+        ("--model-control-mode", "sometimes"),
+        ("--model-control-mode", "poll", "--repository-poll-secs", "0"),
         ("--exit-timeout-secs", "-1"),
         ("--http-max-input-size", "0"),
         ("--log-level", "loud"),
