@@ -104,9 +104,9 @@ class RemoteRepository:
             return
         with _temporary(directory) as folder:
             digests = self._download(files, folder)
-            for path in _own_files(directory):
-                if path.relative_to(directory).as_posix() not in files:
-                    path.unlink()
+            for there in _own_files(directory):
+                if there.relative_to(directory).as_posix() not in files:
+                    there.unlink()
             for path in files:
                 (directory / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).replace(directory / path)
