@@ -25,6 +25,8 @@ _SIZE_WINDOW = 16
 # Fewer runs than this have no tail to speak of; until then, they are taken to vary by a fifth.
 _FEW = 10
 _FIRST_SPREAD = 1.2
+# It takes as long as some runs of small models do.
+_SPREAD_EVERY = 8
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,7 +53,7 @@ class HighQuantile:
             oldest = self._latest.popleft()
             del self._ranked[bisect_left(self._ranked, oldest)]
         if len(self._latest) >= _FEW:
-            self.value = self._ranked[math.ceil(QUANTILE * len(self._ranked)) - 1]
+            self.value = self._ranked[_rank(len(self._ranked))]
 
 
 class _Size:
@@ -74,6 +76,10 @@ class LatencyCurve:
     Args:
         max_rows: the most that ever run together.
         measured: before, in any order; empty if nothing is known.
+
+    Attributes:
+        sizes: worth comparing, ascending; the last is the largest there is.
+        spread: all but a few runs take no more than this many times what is typical.
     """
 
     def __init__(self, max_rows: int, measured: Iterable[MeasuredPoint] = ()) -> None:
@@ -84,17 +90,14 @@ class LatencyCurve:
         self._points = self._before
         self._foretold: dict[int, float] = {}
         spreads = [point.p99_seconds / point.median_seconds for point in points]
-        self._spread = HighQuantile(max(1.0, *spreads) if spreads else _FIRST_SPREAD)
+        self.spread = max([1.0, *spreads]) if spreads else _FIRST_SPREAD
+        self._runs: deque[tuple[int, float]] = deque(maxlen=WINDOW)
+        self._count = 0
 
     @property
     def is_known(self) -> bool:
         """Whether anything can be foretold."""
         return bool(self._points)
-
-    @property
-    def spread(self) -> float:
-        """All but a few runs take no more than this many times what is typical."""
-        return max(1.0, self._spread.value)
 
     def typical(self, rows: int) -> float:
         """The seconds that half of the runs of so many rows take; 0 while nothing is known."""
@@ -111,11 +114,17 @@ class LatencyCurve:
         """Learn from a run that succeeded; with `is_afresh` it says more than everything before."""
         if is_afresh:
             self._sizes.clear()
-            self._spread = HighQuantile(_FIRST_SPREAD)
+            self._runs.clear()
+            self.spread = _FIRST_SPREAD
         self._sizes.setdefault((rows - 1).bit_length(), _Size()).add(rows, seconds)
         self._points = self._all_points()
         self._foretold.clear()
-        self._spread.add(seconds / self.typical(rows))
+        self._runs.append((rows, seconds))
+        self._count += 1
+        if len(self._runs) >= _FEW and self._count % _SPREAD_EVERY == 0:
+            # Against the curve as it is now: a machine that became slower does not also vary more.
+            ratios = sorted(seconds / self.typical(rows) for rows, seconds in self._runs)
+            self.spread = max(1.0, ratios[_rank(len(ratios))])
 
     def _all_points(self) -> list[tuple[float, float]]:
         """Measured points, and between them and beyond what the evidence says, moved to where they are."""
@@ -139,6 +148,11 @@ def points_from_evidence(evidence: Evidence, candidate: str) -> list[MeasuredPoi
         if record.name == candidate:
             return [MeasuredPoint(point.batch, point.median_ms / 1000, point.p99_ms / 1000) for point in record.latency]
     return []
+
+
+def _rank(count: int) -> int:
+    """The place of the high quantile in so many sorted values."""
+    return math.ceil(QUANTILE * count) - 1
 
 
 def _value_at(points: Sequence[tuple[float, float]], rows: float) -> float:

@@ -48,6 +48,8 @@ _CACHE_COUNTERS = (
 )
 _HISTOGRAMS = (
     ("enginehouse_request_duration_seconds", "Time of answered requests, from the whole body on", "request_histogram"),
+    ("enginehouse_decode_duration_seconds", "Time of reading requests that were answered", "decode_histogram"),
+    ("enginehouse_encode_duration_seconds", "Time of writing their answers", "encode_histogram"),
     ("enginehouse_queue_duration_seconds", "Time of requests in the queue", "queue_histogram"),
     ("enginehouse_compute_duration_seconds", "Time of batches, joining and slicing included", "compute_histogram"),
     ("enginehouse_batch_rows", "Rows of executed batches", "rows_histogram"),

@@ -189,7 +189,7 @@ def _needs(group: ModelInstanceGroup) -> Needs:
     device = group.gpus[0] if group.gpus else CPU_DEVICE
     resources: dict[Resource, int] = {}
     for one in group.rate_limiter.resources:
-        resources[Resource(one.name, None if one.__getattribute__("global") else device)] = one.count
+        resources[Resource(one.name, None if getattr(one, "global") else device)] = one.count
     return Needs(resources, max(1, group.rate_limiter.priority))
 
 
