@@ -81,8 +81,16 @@ def complete_config(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     completion: Completion = LENIENT,
+    optional: Sequence[TensorSpec] = (),
 ) -> None:
     """Fill in inputs, outputs, batching, instances and version policy, then check all of it against the engine.
+
+    Args:
+        config: is changed.
+        inputs: what the engine needs.
+        outputs: what it gives.
+        completion: how much is filled in.
+        optional: inputs that it takes beside those.
 
     Raises:
         InvalidInput: a tensor or a batch size that the engine does not have, or, where nothing is to be filled in, one
@@ -98,7 +106,7 @@ def complete_config(
     if config.HasField("sequence_batching"):
         check_sequence_batching(config, inputs, outputs)
     hidden = _hidden_inputs(config)
-    _check_tensors(config, config.input, [spec for spec in inputs if spec.name not in hidden], "input")
+    _check_inputs(config, [spec for spec in inputs if spec.name not in hidden], optional)
     _check_tensors(config, config.output, outputs, "output")
 
 
@@ -184,13 +192,27 @@ def _expected_shape(config: ModelConfig, tensor: ModelInput | ModelOutput) -> tu
     return (-1,) if is_ragged or tensor.name in scattered else engine_shape(config, tensor)
 
 
+def _check_inputs(config: ModelConfig, needed: Sequence[TensorSpec], optional: Sequence[TensorSpec]) -> None:
+    """What the engine needs must not be left out, neither here nor by a client."""
+    _check_tensors(config, config.input, [*needed, *optional], "input")
+    missing = {spec.name for spec in needed} - {tensor.name for tensor in config.input}
+    if missing:
+        raise InvalidInput(f"model '{config.name}': the configuration leaves out the inputs {sorted(missing)}.")
+    for tensor in config.input:
+        if tensor.optional and tensor.name not in {spec.name for spec in optional}:
+            raise InvalidInput(
+                f"model '{config.name}': input '{tensor.name}' is optional in the configuration, but the engine needs "
+                "it; give it an initial value in the graph, or leave `optional` out."
+            )
+
+
 def _check_tensors(
     config: ModelConfig,
     described: Sequence[ModelInput] | Sequence[ModelOutput],
     specs: Sequence[TensorSpec],
     kind: str,
 ) -> None:
-    """Each configured tensor must exist in the engine; an engine's input must not be left out, an output may."""
+    """Each configured tensor must exist in the engine."""
     by_name = {spec.name: spec for spec in specs}
     for tensor in described:
         spec = by_name.get(tensor.name)
@@ -212,9 +234,6 @@ def _check_tensors(
             )
     if len({tensor.name for tensor in described}) != len(described):
         raise InvalidInput(f"model '{config.name}': an {kind} is configured more than once.")
-    missing = set(by_name) - {tensor.name for tensor in described}
-    if kind == "input" and missing:
-        raise InvalidInput(f"model '{config.name}': the configuration leaves out the inputs {sorted(missing)}.")
 
 
 def _shapes_agree(configured: Sequence[int], engine: Sequence[int], has_batch: bool, is_input: bool) -> bool:

@@ -53,7 +53,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "input.reshape.shape": _YES,
     "input.is_shape_tensor": _SHAPE_TENSOR,
     "input.allow_ragged_batch": _YES,
-    "input.optional": _NOT_YET,
+    "input.optional": Field("honoured", "of ONNX Runtime, where the graph has a value for it"),
     "input.is_non_linear_format_io": Field(
         "refused", "vectorized layouts of TensorRT; build the plan with linear ones"
     ),
@@ -162,7 +162,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "instance_group.passive": Field("refused", "an instance that never runs; leave the group out"),
     "instance_group.host_policy": Field("refused", "pin the whole server to its cores instead"),
     "default_model_filename": _YES,
-    "cc_model_filenames": _NOT_YET,
+    "cc_model_filenames": Field("honoured", "of instances on a GPU"),
     "metric_tags": _NOT_YET,
     "parameters": Field("honoured", "by key; see the table of parameters"),
     "model_warmup.name": _NOT_YET,

@@ -114,6 +114,8 @@ def _check_input(config: ModelConfig, tensor: ModelInput) -> None:
     if tensor.format != ModelInput.FORMAT_NONE and len(tensor.dims) != 3:
         name = ModelInput.Format.Name(tensor.format)
         raise _broken(config, f"input '{tensor.name}' has {name}, which needs 3 dims; found {list(tensor.dims)}.")
+    if tensor.optional and (tensor.allow_ragged_batch or config.HasField("sequence_batching")):
+        raise _broken(config, f"input '{tensor.name}' is optional; it can be neither ragged nor part of a sequence.")
 
 
 def _check_tensor(config: ModelConfig, tensor: ModelInput | ModelOutput, kind: str) -> None:

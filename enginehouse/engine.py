@@ -18,3 +18,8 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back memory and device; may be called twice."""
         ...
+
+
+def optional_inputs(engine: Engine) -> tuple[TensorSpec, ...]:
+    """Inputs beside `inputs` that the engine has a value of its own for; most engines have none."""
+    return getattr(engine, "optional_inputs", ())

@@ -65,9 +65,12 @@ class OnnxRuntimeEngine:
         self._run_options = _run_options(onnxruntime, wanted.run_entries) if wanted and wanted.run_entries else None
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
+        # In its graph they have a value already, which a feed may replace.
+        self.optional_inputs = tuple(_spec(node) for node in self._session.get_overridable_initializers())
+        every = (*self.inputs, *self.optional_inputs)
         self._output_names = [spec.name for spec in self.outputs]
-        self._has_bf16 = any(spec.dtype is _BF16 for spec in (*self.inputs, *self.outputs))
-        self._string_inputs = [spec.name for spec in self.inputs if not spec.dtype.size_bytes]
+        self._has_bf16 = any(spec.dtype is _BF16 for spec in (*every, *self.outputs))
+        self._string_inputs = [spec.name for spec in every if not spec.dtype.size_bytes]
         if self._has_bf16 and self._string_inputs:
             raise NotSupported(
                 f"{path.name} has BF16 tensors and BYTES inputs; ONNX Runtime takes one or the other here."
@@ -82,7 +85,8 @@ class OnnxRuntimeEngine:
             if spec.name not in feeds:
                 raise InvalidInput(f"missing tensor '{spec.name}'; the engine was given {', '.join(feeds) or 'none'}.")
         if self._string_inputs:
-            feeds = {**feeds, **{name: _text_array(name, feeds[name]) for name in self._string_inputs}}
+            texts = {name: _text_array(name, feeds[name]) for name in self._string_inputs if name in feeds}
+            feeds = {**feeds, **texts}
         try:
             if self._has_bf16:
                 return self._run_with_bf16(session, feeds)
@@ -105,7 +109,8 @@ class OnnxRuntimeEngine:
 
     def _run_with_bf16(self, session: Any, feeds: Tensors) -> Tensors:
         """Run through `OrtValue`, because the array interface of ONNX Runtime has no BF16."""
-        values = {spec.name: _ort_value(feeds[spec.name], spec) for spec in self.inputs}
+        given = [spec for spec in (*self.inputs, *self.optional_inputs) if spec.name in feeds]
+        values = {spec.name: _ort_value(feeds[spec.name], spec) for spec in given}
         outputs = session.run_with_ort_values(self._output_names, values, self._run_options)
         return {
             spec.name: _bf16_from_ort_value(value) if spec.dtype is _BF16 else value.numpy()

@@ -25,6 +25,7 @@ class Admission:
         self._outputs = frozenset(spec.name for spec in layout.outputs)
         self._max_batch_size = max_batch_size
         self._ragged = layout.ragged
+        self._optional = layout.optional
 
     def check(self, request: InferRequest) -> tuple[int, Hashable]:
         """Put the inputs in the model's order; tell the rows, and the key under which requests may share a batch.
@@ -43,7 +44,10 @@ class Admission:
             raise InvalidInput(f"an output of model '{self._model}' is requested more than once.")
         if not self._max_batch_size:
             return 1, None
-        return self._rows(inputs), tuple(tensor.shape[1:] for tensor in inputs if tensor.name not in self._ragged)
+        shapes = tuple(tensor.shape[1:] for tensor in inputs if tensor.name not in self._ragged)
+        # Only requests that give the same optional inputs have rows to join.
+        key = (shapes, tuple(tensor.name for tensor in inputs)) if self._optional else shapes
+        return self._rows(inputs), key
 
     def _ordered(self, request: InferRequest) -> tuple[WireTensor, ...]:
         inputs = request.inputs
@@ -56,13 +60,13 @@ class Admission:
                 f"unexpected inference input '{unexpected[0]}' for model '{self._model}'; "
                 f"it takes {', '.join(self._order)}."
             )
-        missing = [name for name in self._order if name not in given]
-        if missing or len(inputs) != len(self._order):
+        missing = [name for name in self._order if name not in given and name not in self._optional]
+        if missing or len(inputs) != len(given):
             raise InvalidInput(
                 f"expected {len(self._order)} inputs but got {len(inputs)} inputs for model '{self._model}'. "
                 f"Got {[tensor.name for tensor in inputs]}, missing {missing}; each must be given once."
             )
-        return tuple(given[name] for name in self._order)
+        return tuple(given[name] for name in self._order if name in given)
 
     def _check_tensor(self, tensor: WireTensor, spec: TensorSpec) -> None:
         if tensor.dtype is not spec.dtype:
@@ -98,6 +102,8 @@ class Admission:
                 ) from problem
 
     def _rows(self, inputs: tuple[WireTensor, ...]) -> int:
+        if not inputs:
+            raise InvalidInput(f"model '{self._model}' needs at least one input, whose rows it counts; got none.")
         rows = inputs[0].shape[0]
         for tensor in inputs[1:]:
             if tensor.shape[0] != rows:

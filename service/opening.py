@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginehouse.config_completion import LENIENT, Completion, complete_config, complete_platform
-from enginehouse.engine import Engine
+from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.engine_options import EngineOptions, engine_options_from_config
 from enginehouse.evidence import EngineRecord
@@ -49,7 +49,8 @@ def open_proven(
     try:
         options = engine_options_from_config(completed)
         engines.append(_open(file, threads, on_gpu, options))
-        complete_config(completed, engines[0].inputs, engines[0].outputs, completion)
+        first = engines[0]
+        complete_config(completed, first.inputs, first.outputs, completion, optional_inputs(first))
         for _ in range(count - 1):
             engines.append(_open(file, threads, on_gpu, options))  # noqa: PERF401 - what was opened must be known if one fails
         if file.record is not None:

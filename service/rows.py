@@ -22,6 +22,7 @@ class Layout:
         engine_output_shapes: full engine shapes of the outputs that are reshaped on their way out.
         has_batch_axis: whether the leading dimension counts rows.
         ragged: inputs whose requests may differ in shape; they are joined into one flat vector.
+        optional: inputs that a request may leave out.
         scattered: outputs that hold the rows of all requests flat, each with the input whose shapes cut them.
     """
 
@@ -32,6 +33,7 @@ class Layout:
     engine_output_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ragged: frozenset[str] = frozenset()
     scattered: Mapping[str, str] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
     @property
     def has_fixed_rows(self) -> bool:
@@ -41,7 +43,8 @@ class Layout:
 
 
 def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
-    """Make one feed per input; the requests agree in every dimension but the first, save for ragged inputs.
+    """Make one feed per input; the requests agree in their inputs and in every dimension but the first, save for
+    ragged inputs.
 
     A single request is viewed in place; several are copied once.
     """

@@ -164,6 +164,7 @@ def layout_from_config(config: ModelConfig) -> Layout:
         engine_output_shapes=reshaped_outputs,
         ragged=ragged_inputs(config),
         scattered=scattered_outputs(config),
+        optional=frozenset(tensor.name for tensor in config.input if tensor.optional),
     )
 
 

@@ -261,3 +261,15 @@ def test_a_gpu_may_have_a_file_of_its_own() -> None:
     config.cc_model_filenames["9.0"] = "../other.plan"
     with pytest.raises(InvalidInput, match=r"cc_model_filenames\['9.0'\] is '../other.plan'; the name of a file"):
         complete_platform(config, [])
+
+
+def test_an_input_with_a_value_of_its_own_may_be_described_and_left_out() -> None:
+    bias = TensorSpec("bias", DTYPES["FP32"], (-1, 3))
+    described = BATCH + INPUT + "input { name: 'bias' data_type: TYPE_FP32 dims: 3 optional: true }"
+    for text, names in [(BATCH, ["x"]), (described, ["x", "bias"])]:
+        config = config_from_text(text, "m")
+        complete_config(config, (X,), (Y,), optional=(bias,))
+        assert [tensor.name for tensor in config.input] == names
+    for text in (described, BATCH + INPUT.replace("dims", "optional: true dims")):
+        with pytest.raises(InvalidInput, match=r"unexpected inference input 'bias'|but the engine needs it"):
+            complete_config(config_from_text(text, "m"), (X,), (Y,))

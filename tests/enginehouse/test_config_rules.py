@@ -12,7 +12,7 @@ output { name: 'y' data_type: TYPE_FP32 dims: -1 }
 """
 BATCHED = "platform: 'onnxruntime_onnx' max_batch_size: 8 " + TENSORS
 ELEMENTS = "kind: BATCH_ELEMENT_COUNT target_name: 'n' data_type: TYPE_FP32 source_input: 'x'"
-ONE_LEVEL = "priority_levels: 1 default_priority_level: 1"
+ONE_LEVEL = "priority_levels: 1 default_priority_level: 1 preserve_ordering: true"
 BUCKETS = "metric_identifier { family: 'f' } histogram_options { buckets: [2, 1] }"
 DELAY = "{ timeout_action: DELAY default_timeout_microseconds: 5 }"
 
@@ -38,7 +38,7 @@ def check(text: str) -> None:
         ),
         (f"dynamic_batching {{ preserve_ordering: true default_queue_policy {DELAY} }}", "DELAY would break the order"),
         (
-            f"dynamic_batching {{ preserve_ordering: true {ONE_LEVEL} priority_queue_policy {{ value {DELAY} key: 1 }} }}",
+            f"dynamic_batching {{ {ONE_LEVEL} priority_queue_policy {{ value {DELAY} key: 1 }} }}",
             "DELAY would break the order",
         ),
         ("response_cache { enable: true } sequence_batching { }", "together with sequence_batching"),
@@ -93,3 +93,13 @@ def test_a_profile_of_a_plan_is_a_number() -> None:
 )
 def test_what_keeps_the_rules_passes(text: str) -> None:
     check(BATCHED + text)
+
+
+@pytest.mark.parametrize(
+    "text", ["sequence_batching { }", "input { name: 'r' allow_ragged_batch: true optional: true }"]
+)
+def test_an_optional_input_has_rows_of_its_own(text: str) -> None:
+    optional = "input { name: 'o' data_type: TYPE_FP32 dims: 1 optional: true }"
+    check(BATCHED + optional)
+    with pytest.raises(InvalidInput, match="is optional; it can be neither ragged nor part of a sequence"):
+        check(BATCHED + text.replace("name: 'r'", "name: 'r' data_type: TYPE_FP32 dims: -1") + optional)

@@ -241,3 +241,23 @@ def test_a_profile_and_the_optimized_graph_are_left_in_the_folder(
     assert times.parent == tmp_path
     assert b"kernel_time" in times.read_bytes()
     assert onnx.load(tmp_path / OPTIMIZED_FILE).graph.output[0].name == "OUTPUT0"
+
+
+@pytest.mark.parametrize("dtype", ["FP32", "BF16", "BYTES"])
+def test_an_input_that_the_graph_has_a_value_for_may_be_left_out(saved: Saved, dtype: str) -> None:
+    code = DTYPES[dtype].onnx_code
+    inputs = [helper.make_tensor_value_info(name, code, ["batch"]) for name in ("switch", "value")]
+    inputs[0] = helper.make_tensor_value_info("switch", TensorProto.INT64, ["batch"])
+    value: list[Any] = [b"kept"] if dtype == "BYTES" else [5.0]
+    kept = helper.make_tensor("value", code, [1], value)
+    node = helper.make_node("Gather", ["value", "switch"], ["picked"])
+    outputs = [helper.make_tensor_value_info("picked", code, ["batch"])]
+    graph = helper.make_graph([node], "optional", inputs, outputs, [kept])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    engine = OnnxRuntimeEngine(saved(model))
+    assert [spec.name for spec in engine.inputs] == ["switch"]
+    assert [(spec.name, spec.dtype.name, spec.shape) for spec in engine.optional_inputs] == [("value", dtype, (-1,))]
+    own = sample(DTYPES[dtype]).ravel()[1:3]
+    switch = np.array([1], np.int64)
+    assert engine.run({"switch": switch * 0})["picked"].tolist() == (["kept"] if dtype == "BYTES" else [5.0])
+    assert engine.run({"switch": switch, "value": own})["picked"].tolist() == own[1:].tolist()

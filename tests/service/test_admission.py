@@ -96,3 +96,19 @@ def test_the_only_input_of_a_model_is_checked_like_any_other() -> None:
     for asked in (request(T), request(X, X), request()):
         with pytest.raises(InvalidInput):
             single.check(asked)
+
+
+def test_an_input_may_be_left_out_where_the_model_says_so_and_only_equals_share_a_batch() -> None:
+    layout = Layout(
+        (SPECS[0], TensorSpec("z", SPECS[0].dtype, SPECS[0].shape)), OUTPUTS, {}, True, optional=frozenset("xz")
+    )
+    admission = Admission("m", layout, 4)
+    other = tensor(np.zeros((2, 2), np.float32), "z", "FP32")
+    alone, also_alone, both = request(X), request(other), request(other, X)
+    keys = [admission.check(asked)[1] for asked in (alone, also_alone, both)]
+    assert len(set(keys)) == 3
+    assert admission.check(request(X)) == (2, keys[0])
+    assert [given.name for given in both.inputs] == ["x", "z"]
+    for asked in (request(), request(X, X), request(T)):
+        with pytest.raises(InvalidInput):
+            admission.check(asked)
