@@ -54,7 +54,7 @@ class Service:
         surroundings = Surroundings(
             clock,
             infer=lambda request, settle: self.server.infer(request, settle),
-            config_of=lambda name, version: registry.resolve(name, version).config,
+            resolve=registry.resolve,
             has_response_cache=cache is not None,
         )
         threads = LoadThreads(settings.model_load_thread_count)

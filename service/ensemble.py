@@ -5,13 +5,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from enginehouse.config_rules import check_config
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, NotSupported, Overloaded
 from enginehouse.evidence import EngineRecord
-from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.admission import Admission
 from service.clock import Clock, Timer
 from service.computation import Execution
+from service.ensemble_binding import EnsembleBinding, Resolve
 from service.ensemble_plan import EnsemblePlan
 from service.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey
 from service.loaded import LoadedVersion
@@ -33,19 +32,18 @@ class EnsembleModel:
     """
 
     def __init__(
-        self, loaded: LoadedVersion, plan: EnsemblePlan, clock: Clock, infer: Infer, statistics: ModelStatistics
+        self, loaded: LoadedVersion, clock: Clock, infer: Infer, resolve: Resolve, statistics: ModelStatistics
     ) -> None:
-        self.config = _with_transaction_policy(loaded.config, plan)
         self.name = loaded.config.name
         self.version = str(loaded.version)
         self.degraded = loaded.degraded
         self.note = loaded.note
-        self.labels = loaded.labels
         self.records: Sequence[EngineRecord] = ()
         self.load_seconds = loaded.load_seconds
         self.statistics = statistics
-        self._plan = plan
-        self._whole_route = plan.route(())
+        self._binding = EnsembleBinding(loaded.config, loaded.labels, resolve)
+        self.config = self._binding.config
+        self.labels = self._binding.labels
         self._optional = [tensor.name for tensor in loaded.config.input if tensor.optional]
         self._clock = clock
         self._infer = infer
@@ -54,7 +52,6 @@ class EnsembleModel:
         self._running: set[_Visit] = set()
         self._line: deque[_Visit] = deque()
         self._is_draining = False
-        self.is_decoupled = plan.is_decoupled
         self._on_quiet: Callable[[], None] | None = None
 
     @property
@@ -94,9 +91,10 @@ class EnsembleModel:
     def _admitted(self, request: InferRequest, settle: Settle) -> "_Visit":
         if self._is_draining:
             raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+        self._hold()
         take_reserved(request)
         rows, _ = self._admission.check(request)
-        if self.is_decoupled and request.emit is None:
+        if self._binding.plan.is_decoupled and request.emit is None:
             raise NotSupported(
                 f"model '{self.name}' is decoupled: it may answer any number of times. Ask it over a stream."
             )
@@ -108,7 +106,13 @@ class EnsembleModel:
         if request.timeout_seconds:
             deadline = self._clock.now() + request.timeout_seconds
             request.deadline = deadline if request.deadline is None else min(deadline, request.deadline)
-        return _Visit(self, request, settle, rows, self._clock.now())
+        return _Visit(self, self._binding.plan, request, settle, rows, self._clock.now())
+
+    def _hold(self) -> None:
+        """Say and do what follows from the models that answer now; raises `NotReady` if that is nothing."""
+        self._binding.hold()
+        self.config = self._binding.config
+        self.labels = self._binding.labels
 
     def _has_room(self) -> bool:
         return not self._most_running or len(self._running) < self._most_running
@@ -126,10 +130,10 @@ class EnsembleModel:
             visit.timer.cancel()
         visit.begun_at = self._clock.now()
         outputs = visit.request.outputs
-        route = self._plan.route(outputs) if outputs else self._whole_route
+        route = self._binding.route if visit.plan is self._binding.plan and not outputs else visit.plan.route(outputs)
         limit = self._most_running or DEFAULT_STEP_LIMIT
         journey = Journey(visit.answer, visit.end, lambda: self._on_gone(visit))
-        visit.run = EnsembleRun(self._plan, route, visit.request, self._infer, self._clock, journey, limit)
+        visit.run = EnsembleRun(visit.plan, route, visit.request, self._infer, self._clock, journey, limit)
         visit.run.begin(self._optional)
 
     def _on_gone(self, visit: "_Visit") -> None:
@@ -175,7 +179,16 @@ class EnsembleModel:
 class _Visit:
     """One request at an ensemble: it waits at the entry, then it runs, and it is answered once."""
 
-    def __init__(self, model: EnsembleModel, request: InferRequest, settle: Settle, rows: int, now: float) -> None:
+    def __init__(
+        self,
+        model: EnsembleModel,
+        plan: EnsemblePlan,
+        request: InferRequest,
+        settle: Settle,
+        rows: int,
+        now: float,
+    ) -> None:
+        self.plan = plan
         self.request = request
         self.settle = settle
         self.rows = rows
@@ -204,7 +217,7 @@ class _Visit:
         """Take a complete set of outputs: the only one, or one of those that a decoupled ensemble gives."""
         response = self._response(outputs)
         emit = self.request.emit
-        if emit is not None and self._model.is_decoupled:
+        if emit is not None and self.plan.is_decoupled:
             deliver(lambda _: emit(response), response, self._model.name)
         else:
             self._is_answered = True
@@ -241,15 +254,3 @@ def _inside(ensemble: str, reason: Error) -> Error:
     named = type(reason).__new__(type(reason), f"in ensemble '{ensemble}', {reason}")
     named.__dict__.update(reason.__dict__)
     return named
-
-
-def _with_transaction_policy(config: ModelConfig, plan: EnsemblePlan) -> ModelConfig:
-    """An ensemble is decoupled if a step of it is; raises `InvalidInput` for what it then cannot be."""
-    completed = ModelConfig()
-    completed.CopyFrom(config)
-    if plan.is_decoupled:
-        completed.model_transaction_policy.decoupled = True
-    else:
-        completed.ClearField("model_transaction_policy")
-    check_config(completed)
-    return completed

@@ -1,6 +1,6 @@
 """Models that answer when a test says so, for the ensembles over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from enginehouse.dtype import DTYPES
@@ -53,6 +53,14 @@ def ensemble_config(
     return step_config("e", inputs, outputs, text, dims)
 
 
+@dataclass(frozen=True)
+class Description:
+    """What an ensemble sees of a model."""
+
+    config: ModelConfig
+    labels: Mapping[str, Sequence[str]]
+
+
 @dataclass(eq=False)
 class Call:
     """One request that a step was asked; the test answers it."""
@@ -96,6 +104,7 @@ class FakeSteps:
     """Stands where a server's models are."""
 
     configs: dict[str, ModelConfig] = field(default_factory=dict)
+    labels: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     open: list[Call] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     cancelled: list[Call] = field(default_factory=list)
@@ -110,6 +119,9 @@ class FakeSteps:
         if name not in self.configs or version not in ("", "1"):
             raise NotFound(f"'{name}' version '{version}' is not found")
         return self.configs[name]
+
+    def resolve(self, name: str, version: str) -> "Description":
+        return Description(self.config_of(name, version), self.labels.get(name, {}))
 
     def infer(self, request: InferRequest, settle: Settle) -> Call | None:
         """Keep the request for the test; a refusal is told before this returns."""

@@ -21,7 +21,6 @@ from enginehouse.errors import (
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import FakeClock
 from service.ensemble import MAX_REQUESTS, EnsembleModel
-from service.ensemble_plan import plan_from_config
 from service.loaded import LoadedVersion
 from service.request import Admitted, InferRequest, InferResponse, SequencePosition, WireTensor
 from service.statistics import ModelStatistics
@@ -45,9 +44,9 @@ class Bench:
         self.clock = FakeClock()
         self.answers: dict[str, list[InferResponse | Error]] = {}
         self.emitted: list[list[int]] = []
-        plan = plan_from_config(config, self.steps.config_of)
         loaded = LoadedVersion(config, 1, Path(), (), 0.0)
-        self.model = EnsembleModel(loaded, plan, self.clock, self.steps.infer, ModelStatistics())
+        statistics = ModelStatistics()
+        self.model = EnsembleModel(loaded, self.clock, self.steps.infer, self.steps.resolve, statistics)
 
     def ask(self, key: str = "one", inputs: Sequence[WireTensor] = (), **fields: Any) -> Admitted | None:
         self.answers[key] = []

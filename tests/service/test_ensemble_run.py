@@ -10,7 +10,6 @@ from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error,
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import FakeClock
 from service.ensemble import EnsembleModel
-from service.ensemble_plan import plan_from_config
 from service.loaded import LoadedVersion
 from service.request import InferRequest, InferResponse
 from service.statistics import ModelStatistics
@@ -72,8 +71,8 @@ def test_every_request_is_answered_once_and_nothing_stays_in_flight(graph: Graph
     steps = FakeSteps().add(*graph.models())
     clock = FakeClock()
     config = graph.config(data.draw(st.permutations(list(graph.reads))))
-    plan = plan_from_config(config, steps.config_of)
-    model = EnsembleModel(LoadedVersion(config, 1, Path(), (), 0.0), plan, clock, steps.infer, ModelStatistics())
+    loaded = LoadedVersion(config, 1, Path(), (), 0.0)
+    model = EnsembleModel(loaded, clock, steps.infer, steps.resolve, ModelStatistics())
     told: list[list[InferResponse | Error]] = []
     asked: list[tuple[str, ...]] = []
     visits = []
