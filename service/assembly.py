@@ -10,7 +10,7 @@ from service.batcher import Batcher
 from service.clock import Clock
 from service.computation import TensorComputation
 from service.ensemble import EnsembleModel
-from service.ensemble_plan import ConfigOf, plan_from_config
+from service.ensemble_binding import Resolve
 from service.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
 from service.objective import objective_of
@@ -37,7 +37,7 @@ def _refuse(request: InferRequest, settle: Settle) -> None:
     deliver(settle, reason, request.model_name)
 
 
-def _unknown(name: str, version: str) -> ModelConfig:
+def _unknown(name: str, version: str) -> Served:
     raise NotFound(f"model '{name}' version '{version}' is not found; no other model is here")
 
 
@@ -47,7 +47,7 @@ class Surroundings:
 
     Attributes:
         infer: asks any model of the server, for models that are made of others.
-        config_of: the complete configuration of a model that answers.
+        resolve: finds what answers for a name and a version.
         statistics: of each version, across its reloads.
         has_response_cache: whether answers of models that ask for it are kept.
         rate_limiter: shares resources among instances; None lets each run when it can.
@@ -55,7 +55,7 @@ class Surroundings:
 
     clock: Clock
     infer: Infer = _refuse
-    config_of: ConfigOf = _unknown
+    resolve: Resolve = _unknown
     statistics: StatisticsTable = field(default_factory=StatisticsTable)
     has_response_cache: bool = False
     rate_limiter: RateLimiter | None = None
@@ -79,12 +79,11 @@ def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     if config.response_cache.enable and not surroundings.has_response_cache:
         _log.warning("model '%s' asks for the response cache; there is none without --cache-config", config.name)
     if is_ensemble(config):
-        plan = plan_from_config(config, surroundings.config_of)
         return EnsembleModel(
             loaded,
-            plan,
             surroundings.clock,
             surroundings.infer,
+            surroundings.resolve,
             surroundings.statistics.of(config.name, str(loaded.version)),
         )
     layout = layout_from_config(config)
