@@ -37,7 +37,8 @@ async def generate(
             raise second if isinstance(second, Error) else _not_one()
         started = server.clock.now()
         body = encode_generate(first)
-        headers = {"Server-Timing": server_timing(first.timings, server.clock.now() - started)}
+        seconds = server.clock.now() - started
+        headers = {"Server-Timing": server_timing(first.timings, seconds)}
         return Response(body, media_type="application/json", headers=headers)
     except Error as problem:
         return response_from_error(problem, offered_encodings(http_request))

@@ -57,7 +57,8 @@ async def _response(server: InferenceServer, result: InferResponse, form: Output
     if encoding != IDENTITY:
         headers["Content-Encoding"] = encoding
         body = await _packed(body, encoding)
-    headers["Server-Timing"] = server_timing(result.timings, server.clock.now() - started)
+    seconds = server.clock.now() - started
+    headers["Server-Timing"] = server_timing(result.timings, seconds)
     return Response(body, media_type=media_type, headers=headers)
 
 
