@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.tables import FOLDER
 from enginehouse.repository import Repository
 from service.lint import Finding, inspect_model, is_servable, lint
 
@@ -148,3 +149,15 @@ def test_a_repository_that_is_not_there_is_an_error_of_usage(
     assert lint([str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert lint([str(tmp_path)]) == 2
+
+
+def test_the_documentation_shows_what_is_printed(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    model(
+        """platform: "onnxruntime_onnx" max_batch_size: 32 dynamic_batching { max_queue_delay_microseconds: 100 }
+        optimization { cuda { graphs: true } }""",
+        name="resnet50",
+    )
+    root = model("""backend: "onnxruntime" model_operations { op_library_filename: "custom.so" }""", name="scorer")
+    assert lint([str(root)]) == 1
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert f"```text\n{printed}\n```" in (FOLDER / "triton.md").read_text()
