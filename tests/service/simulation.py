@@ -113,6 +113,28 @@ class Simulation:
             hear(refusal)
         return asked
 
+    def watch_order(self) -> None:
+        """From now on, fail when somebody runs while one waits who should run before."""
+        queue = self.batcher._queue
+        take = queue.take
+
+        def take_and_look(count: int) -> list[Pending]:
+            taken = take(count)
+            for waiting in queue:
+                for pending in taken:
+                    assert self._place(pending) <= self._place(waiting), "somebody was overtaken"
+            return taken
+
+        queue.take = take_and_look  # type: ignore[method-assign]
+
+    def _place(self, pending: Pending) -> tuple[float, ...]:
+        """Where it stands in the line, told from the promises alone."""
+        policy = self.queue_policy.policy_of(pending.level)
+        has_stepped_back = policy.is_delayed and pending.request.timeout_seconds > 0 and pending.delay_at is None
+        if has_stepped_back:
+            return (pending.level, 1, pending.queued_at + pending.request.timeout_seconds)
+        return (pending.level, 0, pending.due if self.queue_policy.slo_seconds else pending.queued_at)
+
     def run_poisson(
         self,
         rows_per_second: float,

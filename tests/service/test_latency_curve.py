@@ -27,9 +27,9 @@ def test_the_evidence_is_linear_between_its_points_and_beyond_them() -> None:
 
 def test_without_evidence_nothing_is_foretold_until_something_was_measured() -> None:
     curve = LatencyCurve(5)
-    assert not curve.is_known
     assert curve.seconds(4) == 0
     assert list(curve.sizes) == [1, 2, 4, 5]
+    assert LatencyCurve(5).is_known is False
     curve.observe(2, 0.01)
     assert curve.is_known
     assert [curve.typical(rows) for rows in (1, 2, 5)] == [0.01, 0.01, 0.01]
