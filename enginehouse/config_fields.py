@@ -183,8 +183,11 @@ HONOURED_FIELDS: Mapping[str, Field] = {
 }
 
 
-# Keys of `parameters` that a backend of Triton reads; any other key is the user's own and means nothing here.
+# Keys of `parameters` that this server or a backend of Triton's reads; any other key is the user's own.
 PARAMETERS: Mapping[str, Mapping[str, Field]] = {
+    "any": {
+        "slo_ms": Field("honoured", "ours: milliseconds in which a request is to be answered"),
+    },
     "onnxruntime": {
         "intra_op_thread_count": _YES,
         "inter_op_thread_count": _YES,
@@ -228,7 +231,7 @@ def set_parameters(config: ModelConfig) -> dict[str, Field]:
     backend = config.backend or _BACKEND_OF_PLATFORM.get(config.platform, "")
     known: dict[str, Field] = {}
     for name, table in PARAMETERS.items():
-        known |= table if backend in ("", name) else {}
+        known |= table if name == "any" or backend in ("", name) else {}
     return {key: known[key] for key in sorted(config.parameters) if key in known}
 
 

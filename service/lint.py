@@ -1,6 +1,7 @@
 """`python -m service lint REPOSITORY`: what becomes of each model's configuration here, before anything is served.
 
-It reads what the repository says and opens no engine; what a configuration claims of its engine is found at the load.
+It reads what the repository says. With `--open` it also loads each version as the server would, and closes it again;
+without, what a configuration claims of its engine is found at the load.
 """
 
 import argparse
@@ -24,9 +25,14 @@ from enginehouse.evidence import EVIDENCE_FILE
 from enginehouse.model_config import read_config, versions_to_serve
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
+from enginehouse.sequence_config import controls_from_config, states_from_config
 from service.classification import read_labels
 from service.ensemble_rules import complete_ensemble, dependencies, is_ensemble
+from service.loader import VersionLoader
+from service.opening import close_all
 from service.placement import placement_from_config
+from service.queue_policy import queue_policy_from_config
+from service.repositories import Repositories
 
 _COLOURS: dict[Standing, str] = {"honoured": "green", "emulated": "yellow", "refused": "red"}
 _WIDTH_OF_A_FILE = 140
@@ -48,13 +54,15 @@ def lint(arguments: Sequence[str]) -> int:
     """Print what becomes of every model; 0 if all of it can be served, 1 if something is refused, 2 without models."""
     parser = argparse.ArgumentParser("python -m service lint", description=__doc__)
     parser.add_argument("repository", type=Path, nargs="+", help="directory of models in Triton's layout")
-    repositories = [Repository(path) for path in parser.parse_args(arguments).repository]
+    parser.add_argument("--open", action="store_true", help="also load each version, and close it again")
+    wanted = parser.parse_args(arguments)
+    repositories = [Repository(path) for path in wanted.repository]
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDTH_OF_A_FILE)
     try:
         names = sorted({name for repository in repositories for name in repository.model_names()})
-        found = {name: inspect_model(repositories, name) for name in names}
+        found = {name: inspect_model(repositories, name, wanted.open) for name in names}
     except NotFound as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -69,8 +77,14 @@ def is_servable(findings: Sequence[Finding]) -> bool:
     return all(finding.standing != "refused" for finding in findings)
 
 
-def inspect_model(repositories: Sequence[Repository], name: str) -> list[Finding]:
-    """Everything that a model's directory asks for, in the order of its configuration, then what breaks a rule."""
+def inspect_model(repositories: Sequence[Repository], name: str, is_opened: bool = False) -> list[Finding]:
+    """Everything that a model's directory asks for, in the order of its configuration, then what breaks a rule.
+
+    Args:
+        repositories: all that are served together.
+        name: of the model.
+        is_opened: its versions are loaded too, unless something is refused already.
+    """
     holders = [repository for repository in repositories if name in repository.model_names()]
     if len(holders) > 1:
         places = " and ".join(str(repository.root) for repository in holders)
@@ -80,7 +94,8 @@ def inspect_model(repositories: Sequence[Repository], name: str) -> list[Finding
     except Error as problem:
         return [Finding("refused", "config.pbtxt", str(problem))]
     available = {other for repository in repositories for other in repository.model_names()}
-    return [*_fields(config), *_parameters(config), *_broken_rules(config, holders[0], available)]
+    found = [*_fields(config), *_parameters(config), *_broken_rules(config, holders[0], available)]
+    return [*found, *_failed_loads(config, holders[0])] if is_opened and is_servable(found) else found
 
 
 def _fields(config: ModelConfig) -> Iterator[Finding]:
@@ -113,6 +128,17 @@ def _broken_rules(config: ModelConfig, repository: Repository, available: set[st
     return _failures(checks)
 
 
+def _failed_loads(config: ModelConfig, repository: Repository) -> list[Finding]:
+    """Load each version as the server would; an ensemble has nothing of its own to load."""
+    loader = VersionLoader(Repositories([repository]), lambda *_: None)
+    versions = [] if is_ensemble(config) else versions_to_serve(config, repository.versions(config.name))
+    return _failures([(f"version {version}", partial(_load, loader, config, version)) for version in versions])
+
+
+def _load(loader: VersionLoader, config: ModelConfig, version: int) -> None:
+    close_all(loader.load(config, version).engines)
+
+
 def _failures(checks: Sequence[_Check]) -> list[Finding]:
     failures = []
     for what, check in checks:
@@ -133,6 +159,9 @@ def _check_version(config: ModelConfig, directory: Path) -> None:
         raise InvalidInput(f"{file} is not there; it is what the configuration asks for.")
     complete_defaults(completed)
     check_config(completed, is_described=bool(config.input))
+    queue_policy_from_config(completed)
+    controls_from_config(completed)
+    states_from_config(completed)
     engine_options_from_config(completed)
     if completed.backend == "python":
         _check_python(file)

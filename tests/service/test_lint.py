@@ -8,6 +8,7 @@ import pytest
 from docs.tables import FOLDER
 from enginehouse.repository import Repository
 from service.lint import Finding, inspect_model, is_servable, lint
+from tests.service.conftest import make_scale_model
 
 Model = Callable[..., Path]
 TENSORS = """
@@ -70,6 +71,13 @@ def test_each_field_has_its_word_and_its_reason(model: Model) -> None:
         ("max_batch_size: 4 dynamic_batching { preferred_batch_size: 9 }", "version 1", "9 must lie in 1..4"),
         ("input { name: 'x' data_type: TYPE_FP32 }", "version 1", "input 'x' has no dims"),
         ("optimization { graph { level: 9 } }", "version 1", "graph.level is 9"),
+        ("parameters { key: 'slo_ms' value { string_value: 'soon' } }", "version 1", "'soon'"),
+        (
+            "max_batch_size: 4 sequence_batching { state { input_name: 'i' } }",
+            "version 1",
+            "needs an input_name and an",
+        ),
+        ("max_batch_size: 4 sequence_batching { control_input { } }", "version 1", "must have a name"),
         ("instance_group { kind: KIND_MODEL }", "instance_group", "kind 3 is not supported"),
         (
             "output { name: 'y' label_filename: 'no.txt' data_type: TYPE_FP32 dims: 1 }",
@@ -149,6 +157,16 @@ def test_a_repository_that_is_not_there_is_an_error_of_usage(
     assert lint([str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert lint([str(tmp_path)]) == 2
+
+
+def test_a_version_can_be_opened_to_be_sure(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    root = model("max_batch_size: 4 input { name: 'wrong' data_type: TYPE_FP32 dims: 2 }")
+    (root / "m" / "1" / "model.onnx").write_bytes(make_scale_model(2.0).SerializeToString())
+    assert lint([str(root)]) == 0
+    assert lint(["--open", str(root)]) == 1
+    assert "unexpected inference input 'wrong'" in capsys.readouterr().out
+    model("max_batch_size: 4", files=())
+    assert lint(["--open", str(root)]) == 0
 
 
 def test_the_documentation_shows_what_is_printed(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
