@@ -23,6 +23,11 @@ class JsonResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+def done_response() -> Response:
+    """Nothing to say but that it is done. Some clients never read this body: with one, they would lose connections."""
+    return Response(b"", media_type="application/json")
+
+
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> JsonResponse:
     """The one form of every error body; a busy server says when to come back."""
     more = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}

@@ -19,7 +19,7 @@ def call(service: RunningService, method: str, path: str, body: bytes | None = N
         answer = connection.getresponse()
         content = answer.read()
         is_json = answer.getheader("content-type") == "application/json"
-        return answer.status, json.loads(content) if is_json else content
+        return answer.status, json.loads(content) if is_json and content else content
     finally:
         connection.close()
 
@@ -223,7 +223,7 @@ def test_metrics_are_on_both_ports(service: RunningService) -> None:
 
 
 def test_models_load_unload_and_show_in_the_index(service: RunningService) -> None:
-    assert call(service, "POST", "/v2/repository/models/fixed/unload") == (200, {})
+    assert call(service, "POST", "/v2/repository/models/fixed/unload") == (200, b"")
     index = call(service, "POST", "/v2/repository/index")[1]
     row = next(row for row in index if row["name"] == "fixed")
     assert (row["state"], row["reason"]) == ("UNAVAILABLE", "unloaded")
@@ -232,14 +232,14 @@ def test_models_load_unload_and_show_in_the_index(service: RunningService) -> No
     assert body["error"].startswith("Request for unknown model: 'fixed' has no version at ready state")
     ready = call(service, "POST", "/v2/repository/index", b'{"ready": true}')[1]
     assert "fixed" not in {row["name"] for row in ready}
-    assert call(service, "POST", "/v2/repository/models/fixed/load", b"{}") == (200, {})
+    assert call(service, "POST", "/v2/repository/models/fixed/load", b"{}") == (200, b"")
     assert get(service, "/v2/models/fixed/ready")[0] == 200
 
 
 def test_load_takes_a_configuration_and_refuses_a_wrong_one(service: RunningService) -> None:
     path = "/v2/repository/models/identity_int8/load"
     good = json.dumps({"parameters": {"config": json.dumps({"max_batch_size": "16"})}}).encode()
-    assert call(service, "POST", path, good) == (200, {})
+    assert call(service, "POST", path, good) == (200, b"")
     assert get(service, "/v2/models/identity_int8/config")[1]["max_batch_size"] == 16
     for config in (
         '{"max_batch_size": -1}',
@@ -252,4 +252,4 @@ def test_load_takes_a_configuration_and_refuses_a_wrong_one(service: RunningServ
         assert status == 400
         assert "failed to load 'identity_int8'" in body["error"]
     assert get(service, "/v2/models/identity_int8/config")[1]["max_batch_size"] == 16
-    assert call(service, "POST", path) == (200, {})
+    assert call(service, "POST", path) == (200, b"")

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request, Response
 
 from enginehouse.errors import InvalidInput
 from service.http.body import read_object
-from service.http.render import JsonResponse, json_from_message
+from service.http.render import JsonResponse, done_response, json_from_message
 from service.server import InferenceServer
 
 _SYSTEM, _CUDA = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
@@ -35,14 +35,14 @@ def _add_system(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> N
         key = _field(body, "key", str)
         offset = _number({"offset": 0, **body}, "offset")
         server.register_system_shared_memory(region, key, offset, _number(body, "byte_size"))
-        return JsonResponse({})
+        return done_response()
 
     @app.post(f"{_SYSTEM}/unregister", summary="Forget all system shared memory", tags=_TAGS)
     @app.post(f"{_SYSTEM}/region/{{region}}/unregister", summary="Forget one region", tags=_TAGS)
     async def system_unregister(request: Request, region: str = "") -> Response:
         await read_object(request, max_body_bytes)
         server.unregister_system_shared_memory(region)
-        return JsonResponse({})
+        return done_response()
 
 
 def _add_cuda(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> None:
@@ -58,14 +58,14 @@ def _add_cuda(app: FastAPI, server: InferenceServer, max_body_bytes: int) -> Non
         handle = _handle(_field(_field(body, "raw_handle", dict), "b64", str))
         device, byte_size = _number(body, "device_id"), _number(body, "byte_size")
         server.register_cuda_shared_memory(region, handle, device, byte_size)
-        return JsonResponse({})
+        return done_response()
 
     @app.post(f"{_CUDA}/unregister", summary="Forget all memory of GPUs", tags=_TAGS)
     @app.post(f"{_CUDA}/region/{{region}}/unregister", summary="Forget one region", tags=_TAGS)
     async def cuda_unregister(request: Request, region: str = "") -> Response:
         await read_object(request, max_body_bytes)
         server.unregister_cuda_shared_memory(region)
-        return JsonResponse({})
+        return done_response()
 
 
 def _field(body: dict[str, Any], name: str, kind: type) -> Any:

@@ -4,7 +4,7 @@ from fastapi import FastAPI, Request, Response
 
 from enginehouse.errors import NotSupported
 from service.http.body import read_object
-from service.http.render import JsonResponse, json_from_message
+from service.http.render import JsonResponse, done_response, json_from_message
 from service.load_order import load_parameters_from_json, unload_dependents_from_json
 from service.server import InferenceServer
 
@@ -25,13 +25,13 @@ def add_repository(app: FastAPI, server: InferenceServer, max_body_bytes: int) -
     async def load(request: Request, model: str) -> Response:
         body = await read_object(request, max_body_bytes)
         await server.load(model, *load_parameters_from_json(body.get("parameters", {})))
-        return JsonResponse({})
+        return done_response()
 
     @app.post("/v2/repository/models/{model}/unload", summary="Unload a model", tags=["repository"])
     async def unload(request: Request, model: str) -> Response:
         body = await read_object(request, max_body_bytes)
         await server.unload(model, unload_dependents_from_json(body.get("parameters", {})))
-        return JsonResponse({})
+        return done_response()
 
     @app.post("/v2/repository/{repository}/models/{model}/load", include_in_schema=False)
     @app.post("/v2/repository/{repository}/models/{model}/unload", include_in_schema=False)
