@@ -12,10 +12,12 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from numpy.typing import NDArray
+from onnx import TensorProto
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import RunningService, StartService, make_identity_model
 from tests.contract.conftest import make_failing_model, make_simple_model, save_model
+from tests.contract.test_sequences import configuration, make_accumulator_model
 from tests.service.fake_steps import step_text
 
 Ints = NDArray[np.int32]
@@ -27,6 +29,12 @@ NESTED = [
     step_text("doubled", {"INPUT0": "INPUT0", "INPUT1": "INPUT1"}, {"OUTPUT0": "two", "OUTPUT1": "deux"}),
     step_text("doubled", {"INPUT0": "two", "INPUT1": "deux"}, {"OUTPUT0": "OUTPUT0", "OUTPUT1": "OUTPUT1"}),
 ]
+
+PETS = """
+max_batch_size: 4
+input { name: "INPUT0" data_type: TYPE_FP32 dims: [ 3 ] }
+output { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 3 ] label_filename: "labels.txt" }
+"""
 
 
 def save_ensemble(
@@ -61,6 +69,17 @@ def make_repository(root: Path) -> Path:
     pair = int_tensors("INPUT0", "INPUT1"), int_tensors("OUTPUT0", "OUTPUT1")
     save_ensemble(root, "doubled", HALVES, *pair)
     save_ensemble(root, "a_quadrupled", NESTED, *pair)
+    save_model(root, "adds_up", make_accumulator_model(), configuration("direct { }"))
+    steps = [
+        step_text("identity", {"INPUT0": "in"}, {"OUTPUT0": "p"}),
+        step_text("adds_up", {"INPUT": "p"}, {"OUTPUT": "out"}),
+    ]
+    save_model(root, "identity", make_identity_model(TensorProto.INT32, ("batch", 1)))
+    save_ensemble(root, "sequence", steps, {"in": ("TYPE_INT32", "1")}, {"out": ("TYPE_INT32", "1")})
+    save_model(root, "pets", make_identity_model(), PETS)
+    (root / "pets" / "labels.txt").write_text("cat\ndog\nfish\n")
+    steps = [step_text("pets", {"INPUT0": "in"}, {"OUTPUT0": "out"})]
+    save_ensemble(root, "zoo", steps, {"in": ("TYPE_FP32", "3")}, {"out": ("TYPE_FP32", "3")})
     save_ensemble(
         root,
         "fails",
@@ -141,6 +160,28 @@ def test_a_request_that_does_not_fit_is_the_callers_fault(client: Any, transport
     with pytest.raises(InferenceServerException, match="batch-size is 5, must be 1 to 4 for 'doubled'") as told:
         client.infer("doubled", inputs(transport, rows(5), rows(5)))
     assert told.value.status() == ("400" if transport is triton_http else "StatusCode.INVALID_ARGUMENT")
+
+
+def test_a_sequence_goes_through_an_ensemble_to_the_step_that_keeps_its_state(
+    client: Any, transport: ModuleType
+) -> None:
+    def add(value: int, sequence: int, **flags: bool) -> int:
+        tensor = transport.InferInput("in", [1, 1], "INT32")
+        tensor.set_data_from_numpy(np.full((1, 1), value, np.int32))
+        answer = client.infer("sequence", [tensor], sequence_id=sequence, **flags)
+        return int(answer.as_numpy("out")[0, 0])
+
+    assert [add(1, 7, sequence_start=True), add(10, 8, sequence_start=True)] == [1, 10]
+    assert [add(2, 7), add(20, 8), add(3, 7, sequence_end=True), add(30, 8, sequence_end=True)] == [3, 30, 6, 60]
+
+
+def test_classes_are_called_what_the_step_calls_them(ensembles: RunningService) -> None:
+    tensor = triton_http.InferInput("in", [1, 3], "FP32")
+    tensor.set_data_from_numpy(np.array([[1, 3, 2]], np.float32))
+    wanted = [triton_http.InferRequestedOutput("out", class_count=2)]
+    with triton_http.InferenceServerClient(f"127.0.0.1:{ensembles.http_port}") as client:
+        told = client.infer("zoo", [tensor], outputs=wanted).as_numpy("out").ravel()
+    assert [text.decode().split(":")[1:] for text in told] == [["1", "dog"], ["2", "fish"]]
 
 
 def counts(client: Any, name: str) -> dict[str, int]:
