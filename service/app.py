@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from enginehouse.config_completion import Completion
+from enginehouse.errors import NotReady
 from enginehouse.onnxruntime_engine import check_one_distribution
 from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
@@ -95,6 +96,9 @@ class Service:
         self.metrics.start()
         await self.grpc.start()
         await self._control.start()
+        if self._settings.exit_on_error and self._lifecycle.failed_models:
+            failed = ", ".join(sorted(self._lifecycle.failed_models))
+            raise NotReady(f"--exit-on-error: {failed} cannot serve; the log says why.")
         # What lives as long as the server need not be walked again by every collection: it cost up to 50 ms each.
         gc.collect()
         gc.freeze()

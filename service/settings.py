@@ -61,6 +61,7 @@ class Settings(BaseSettings):
         (), description="model to load at the start in explicit mode; repeat it, or give * for all"
     )
     strict_readiness: bool = Field(True, description="ready only if every model that was asked for is")
+    exit_on_error: bool = Field(False, description="end with exit code 1 if a model fails to load at the start")
     exit_timeout_secs: float = Field(30.0, ge=0, description="seconds that requests in flight may take at the end")
     drain_delay_secs: float = Field(
         0.0, ge=0, description="seconds to keep serving, not ready, before the end; the time a load balancer needs"

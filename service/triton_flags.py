@@ -32,7 +32,6 @@ TRUE, FALSE = ("true", "on", "1"), ("false", "off", "0")
 _YES = Flag("honoured")
 _NOT_YET = Flag("refused", "not built yet")
 _ALWAYS_ON = Flag("refused", "always there: bind its address to the loopback, or close its port", TRUE)
-_NEVER = Flag("refused", "not there", FALSE)
 _THREADS = Flag("emulated", "one event loop serves all connections; a number of threads means nothing to it")
 _POOL = Flag("emulated", "memory is taken as it is needed; there is no pool")
 _TLS = Flag("refused", "no TLS yet: let a proxy in front speak it")
@@ -50,7 +49,7 @@ TRITON_FLAGS: Mapping[str, Flag] = {
     "exit-timeout-secs": _YES,
     "model-store": Flag("honoured", "as `--model-repository`"),
     "model-repository": _YES,
-    "exit-on-error": Flag("refused", "a server whose models fail stays up and is not ready", FALSE),
+    "exit-on-error": Flag("honoured", "false unless it is given; a server whose models fail stays up and is not ready"),
     "disable-auto-complete-config": Flag("honoured", "as `--strict-model-config true`", takes_value=False),
     "strict-readiness": _YES,
     "model-control-mode": _YES,

@@ -75,6 +75,16 @@ def index(url: str) -> Any:
         return json.load(answer)
 
 
+def test_a_server_that_is_to_end_with_its_models_does(repository: Path) -> None:
+    (repository / "broken" / "1").mkdir(parents=True)
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command = [sys.executable, "-m", "service", "--model-store", str(repository), *ports, "--exit-on-error=true"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "error: --exit-on-error: broken cannot serve; the log says why." in done.stderr
+    assert "model 'broken'" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
