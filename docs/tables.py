@@ -15,6 +15,7 @@ from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
+from service.grpc.options import GrpcOptions
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.http.application import create_application
 from service.loaded import LoadedVersion
@@ -61,7 +62,7 @@ def routes() -> str:
 
 def rpcs() -> str:
     """Every call of the gRPC service, and whether it is there."""
-    handlers = InferenceServicer(_server()).handlers()
+    handlers = InferenceServicer(_server(), GrpcOptions()).handlers()
     (service,) = DESCRIPTOR.services_by_name.values()
     rows = []
     for method in service.methods:

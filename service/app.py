@@ -16,12 +16,16 @@ from enginehouse.onnxruntime_engine import check_one_distribution
 from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
 from service.clock import LoopClock
+from service.controls import Controls
+from service.forwarding import HeaderPattern
 from service.grpc.listener import GrpcListener
+from service.grpc.options import COMPRESSION_LEVELS, GrpcOptions
 from service.http.application import create_application, create_metrics_application
 from service.http.listener import HttpListener
 from service.lifecycle import Lifecycle
 from service.load_threads import LoadThreads
 from service.loader import VersionLoader
+from service.log_settings import LogSettings
 from service.metrics import ServerMetrics
 from service.model_control import ModelControl
 from service.registry import Registry
@@ -30,6 +34,9 @@ from service.response_cache import ResponseCache, capacity_from_flags
 from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
 from service.settings import Settings
+from service.shared_memory import SharedMemory
+from service.trace import Tracer
+from service.trace_settings import settings_from_flags
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +58,7 @@ class Service:
         metrics = ServerMetrics(registry)
         loader = VersionLoader(repositories, metrics.count_golden_failure, _completion(settings))
         self._settings = settings
+        self._controls = _controls(settings, clock)
         cache = _cache(settings, clock)
         surroundings = Surroundings(
             clock,
@@ -67,6 +75,7 @@ class Service:
             identity(settings.id),
             is_strict=settings.strict_readiness,
             may_load=settings.model_control_mode == "explicit",
+            controls=self._controls,
             cache=cache,
         )
         self._control = ModelControl(
@@ -84,11 +93,9 @@ class Service:
         )
         metrics_app = create_metrics_application(metrics.render)
         grace = settings.exit_timeout_secs
-        self.http = HttpListener(
-            app, settings.http_address, settings.http_port, grace, settings.http_max_connections
-        )
+        self.http = HttpListener(app, settings.http_address, settings.http_port, grace, settings.http_max_connections)
         self.metrics = HttpListener(metrics_app, settings.metrics_address, settings.metrics_port, grace)
-        self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, settings.grpc_max_message_size)
+        self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings))
 
     async def start(self) -> None:
         """Answer health first, then load the models, then be ready."""
@@ -122,6 +129,7 @@ class Service:
             _log.error("a model could not be unloaded in time; it is left behind")
             return False
         await self.metrics.stop()
+        await asyncio.to_thread(self._controls.close)
         return True
 
 
@@ -166,6 +174,22 @@ def _completion(settings: Settings) -> Completion:
 def _cache(settings: Settings, clock: LoopClock) -> ResponseCache | None:
     capacity = capacity_from_flags(settings.cache_config, settings.response_cache_byte_size)
     return ResponseCache(capacity, clock) if capacity else None
+
+
+def _controls(settings: Settings, clock: LoopClock) -> Controls:
+    return Controls(
+        SharedMemory(settings.allow_client_shm),
+        Tracer(settings_from_flags(settings.trace_config), clock.now),
+        LogSettings(logging.getLogger()),
+    )
+
+
+def _grpc_options(settings: Settings) -> GrpcOptions:
+    return GrpcOptions(
+        settings.grpc_max_message_size,
+        HeaderPattern(settings.grpc_header_forward_pattern),
+        COMPRESSION_LEVELS[settings.grpc_infer_response_compression_level],
+    )
 
 
 def _addresses(service: Service, settings: Settings, seconds: float) -> str:

@@ -78,6 +78,18 @@ class Settings(BaseSettings):
     response_cache_byte_size: int | None = Field(
         None, ge=0, description="the older form of --cache-config; 0 for no cache"
     )
+    grpc_header_forward_pattern: str = Field(
+        "", description="headers of gRPC in whose name this regular expression is found become parameters"
+    )
+    grpc_infer_response_compression_level: Literal["none", "low", "medium", "high"] = Field(
+        "none", description="how much gRPC answers are compressed; clients that cannot read it get them as they are"
+    )
+    allow_client_shm: bool = Field(
+        False, description="let clients register shared memory of this machine; only where all of them may be trusted"
+    )
+    trace_config: tuple[str, ...] = Field(
+        (), description="tracing, as in Triton: triton,file=PATH, level=TIMESTAMPS, rate=1, count=-1; repeat it"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is worth a line")
 
     @model_validator(mode="before")

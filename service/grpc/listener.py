@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from enginehouse.errors import NotReady
 from enginehouse.proto.pool import POOL
+from service.grpc.options import GrpcOptions
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.server import InferenceServer
 
@@ -19,17 +20,18 @@ MAX_PENDING_CALLS = 100_000
 class GrpcListener:
     """Listens once it is started; raises `NotReady` if the port is taken."""
 
-    def __init__(self, server: InferenceServer, address: str, port: int, max_message_bytes: int) -> None:
-        options = [
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
+    def __init__(self, server: InferenceServer, address: str, port: int, options: GrpcOptions) -> None:
+        arguments = [
+            ("grpc.max_send_message_length", options.max_message_bytes),
+            ("grpc.max_receive_message_length", options.max_message_bytes),
+            ("grpc.default_compression_level", options.compression_level),
             ("grpc.so_reuseport", 0),
             # The library's own limit cancels calls at random; ours says that the queue is full.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         ]
-        self._server: Any = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((InferenceServicer(server).handlers(),))
+        self._server: Any = grpc.aio.server(options=arguments)
+        self._server.add_generic_rpc_handlers((InferenceServicer(server, options).handlers(),))
         self._inference = server
         self._tasks: set[asyncio.Task[None]] = set()
         self._health = health.aio.HealthServicer()

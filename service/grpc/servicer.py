@@ -1,6 +1,5 @@
-"""The inference service over grpc.aio: decode, call the server, encode."""
+"""The inference service over grpc.aio: its twenty RPCs, each of them a call of the server."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,9 +8,11 @@ from google.protobuf.message import Message
 
 from enginehouse.errors import Error
 from enginehouse.proto import grpc_service_pb2 as pb
-from service import proto_codec
+from service.grpc.controls import ControlRpcs
+from service.grpc.inference import ModelInfer, parse
+from service.grpc.options import GrpcOptions
+from service.grpc.stream import ModelStreamInfer
 from service.load_order import load_parameters_from_message, unload_dependents_from_message
-from service.request import InferResponse
 from service.server import InferenceServer
 from service.status import status_of
 
@@ -23,25 +24,28 @@ Handler = Callable[[Any], Awaitable[Message]]
 class InferenceServicer:
     """One method for each RPC; the messages come from our own descriptor pool."""
 
-    def __init__(self, server: InferenceServer) -> None:
+    def __init__(self, server: InferenceServer, options: GrpcOptions) -> None:
         self._server = server
+        self._options = options
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The RPCs that are there; any other answers UNIMPLEMENTED by itself."""
+        """All RPCs, by name."""
         rpcs: dict[str, tuple[Handler, type[Message]]] = {
             "ServerLive": (self._server_live, pb.ServerLiveRequest),
             "ServerReady": (self._server_ready, pb.ServerReadyRequest),
             "ModelReady": (self._model_ready, pb.ModelReadyRequest),
             "ServerMetadata": (self._server_metadata, pb.ServerMetadataRequest),
             "ModelMetadata": (self._model_metadata, pb.ModelMetadataRequest),
-            "ModelInfer": (self._model_infer, pb.ModelInferRequest),
             "ModelConfig": (self._model_config, pb.ModelConfigRequest),
             "ModelStatistics": (self._model_statistics, pb.ModelStatisticsRequest),
             "RepositoryIndex": (self._repository_index, pb.RepositoryIndexRequest),
             "RepositoryModelLoad": (self._repository_load, pb.RepositoryModelLoadRequest),
             "RepositoryModelUnload": (self._repository_unload, pb.RepositoryModelUnloadRequest),
+            **ControlRpcs(self._server).handlers(),
         }
         methods = {name: _method(handler, request) for name, (handler, request) in rpcs.items()}
+        methods["ModelInfer"] = ModelInfer(self._server, self._options).handler()
+        methods["ModelStreamInfer"] = ModelStreamInfer(self._server, self._options).handler()
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def _server_live(self, _request: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
@@ -79,37 +83,14 @@ class InferenceServicer:
         await self._server.unload(name, unload_dependents_from_message(request.parameters))
         return pb.RepositoryModelUnloadResponse()
 
-    async def _model_infer(self, message: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        """Wait for the one answer; a call that is cancelled takes its request out of the queue."""
-        received_at = self._server.clock.now()
-        request = proto_codec.decode_request(message)
-        request.received_at = received_at
-        request.decoded_at = self._server.clock.now()
-        answer: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
-        admitted = self._server.infer(request, lambda result: None if answer.done() else answer.set_result(result))
-        try:
-            result = await answer
-        except asyncio.CancelledError:
-            if admitted is not None:
-                admitted.cancel()
-            raise
-        if isinstance(result, Error):
-            raise result
-        return proto_codec.encode_response(result)
-
 
 def _method(handler: Handler, request_type: type[Message]) -> grpc.RpcMethodHandler:
-    async def call(request: Any, context: grpc.aio.ServicerContext) -> Message:
+    async def call(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
-            return await handler(request)
+            answer = await handler(parse(data, request_type))
         except Error as problem:
             await context.abort(status_of(problem).grpc, str(problem))
             raise AssertionError("abort always raises") from problem
+        return answer.SerializeToString()
 
-    return grpc.unary_unary_rpc_method_handler(
-        call, request_deserializer=request_type.FromString, response_serializer=_bytes_from_message
-    )
-
-
-def _bytes_from_message(message: Message) -> bytes:
-    return message.SerializeToString()
+    return grpc.unary_unary_rpc_method_handler(call)

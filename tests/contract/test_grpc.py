@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from enginehouse.dtype import DTYPES, array_from_bytes
 from enginehouse.proto import grpc_service_pb2 as pb
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 from tests.conftest import RunningService
@@ -142,9 +143,9 @@ def repeated_output() -> ModelInferRequest:
     return request
 
 
-def classification() -> ModelInferRequest:
+def classification(classes: int) -> ModelInferRequest:
     request = typed_request("identity_fp32", "FP32", (1, 3), fp32_contents=[1, 2, 3])
-    request.outputs.add(name="OUTPUT0").parameters["classification"].int64_param = 3
+    request.outputs.add(name="OUTPUT0").parameters["classification"].int64_param = classes
     return request
 
 
@@ -161,7 +162,7 @@ def classification() -> ModelInferRequest:
         (typed_request("identity_fp32", "FP32", (9, 3), fp32_contents=[0] * 27), "INVALID_ARGUMENT", "batch-size"),
         (mixed_contents(), "INVALID_ARGUMENT", "binary data was already supplied"),
         (repeated_output(), "INVALID_ARGUMENT", "more than once"),
-        (classification(), "UNIMPLEMENTED", "classification"),
+        (classification(-1), "INVALID_ARGUMENT", "'classification' of output 'OUTPUT0' is -1"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_with_a_reason(
@@ -173,15 +174,43 @@ def test_what_cannot_be_answered_is_refused_with_a_reason(
     assert message in refusal.value.details()
 
 
-def test_an_rpc_that_is_not_there_is_unimplemented(channel: grpc.Channel) -> None:
-    method = channel.unary_unary(
-        "/inference.GRPCInferenceService/LogSettings",
-        request_serializer=pb.LogSettingsRequest.SerializeToString,
-        response_deserializer=pb.LogSettingsResponse.FromString,
-    )
-    with pytest.raises(grpc.RpcError) as refusal:
-        method(pb.LogSettingsRequest(), timeout=30)
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+def test_the_highest_classes_are_told(channel: grpc.Channel) -> None:
+    answer = infer(channel, classification(2))
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [1, 2])
+    told = array_from_bytes(answer.raw_output_contents[0], DTYPES["BYTES"], (2,)).tolist()
+    assert [item.decode().split(":")[1] for item in told] == ["2", "1"]
+
+
+def test_where_the_time_went_is_told_on_request(channel: grpc.Channel) -> None:
+    request = typed_request("identity_fp32", "FP32", (1, 3), fp32_contents=[1, 2, 3])
+    assert not infer(channel, request).parameters
+    request.parameters["enginehouse_timings"].bool_param = True
+    told = infer(channel, request).parameters
+    assert set(told) == {"decode_us", "queue_us", "compute_us", "batch_rows"}
+    assert told["batch_rows"].int64_param == 1
+
+
+def test_every_rpc_of_the_protocol_is_answered(channel: grpc.Channel) -> None:
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    assert len(service.methods) == 20
+    for method in service.methods:
+        path = f"/inference.GRPCInferenceService/{method.name}"
+        if method.client_streaming:
+            assert list(channel.stream_stream(path)(iter([]), timeout=30)) == []
+            continue
+        call = channel.unary_unary(path).future(b"", timeout=30)
+        assert call.code() is not grpc.StatusCode.UNKNOWN, method.name
+        assert "Method not found" not in call.details(), method.name
+
+
+def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) -> None:
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods:
+        if not method.client_streaming:
+            with pytest.raises(grpc.RpcError) as refusal:
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method.name}")(b"\xff\xff\xff", timeout=30)
+            assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method.name
+            assert "3 bytes are no " in refusal.value.details()
 
 
 def test_random_bytes_never_hurt_the_server(channel: grpc.Channel) -> None:

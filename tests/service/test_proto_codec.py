@@ -9,14 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginehouse.dtype import DTYPES, Array, DType, bytes_from_array
-from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.errors import InvalidInput
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest
-from service.proto_codec import decode_request, encode_response
-from service.request import InferResponse, Timings, WireTensor
+from service import proto_codec
+from service.client_tensors import RegionSlice
+from service.proto_codec import ReplyForm
+from service.request import InferRequest, InferResponse, Parameter, Timings, WireTensor
+from service.shared_memory import SharedMemory
 from tests.service.test_json_codec import typed_arrays
 
 TYPED = [dtype for dtype in DTYPES.values() if dtype.contents_field]
 Pair = tuple[DType, Array]
+NOWHERE = SharedMemory(is_allowed=False)
+TIMINGS = Timings(0, 0, 0, 0, 0, 1)
+
+
+def decode_request(message: ModelInferRequest) -> InferRequest:
+    return proto_codec.decode_request(message, NOWHERE)[0]
 
 
 def make_message(*pairs: Pair, is_raw: bool) -> ModelInferRequest:
@@ -52,7 +61,7 @@ def test_every_output_is_answered_raw_in_its_place(pairs: list[Pair]) -> None:
         WireTensor(str(at), dtype, array.shape, memoryview(bytes_from_array(array, dtype)))
         for at, (dtype, array) in enumerate(pairs)
     )
-    answer = encode_response(InferResponse("m", "3", "7", outputs, Timings(0, 0, 0, 0, 0, 1)))
+    answer = proto_codec.encode_response(InferResponse("m", "3", "7", outputs, TIMINGS), ReplyForm(), NOWHERE)
     assert (answer.model_name, answer.model_version, answer.id) == ("m", "3", "7")
     assert [(entry.name, entry.datatype, tuple(entry.shape)) for entry in answer.outputs] == [
         (wire.name, wire.dtype.name, wire.shape) for wire in outputs
@@ -109,14 +118,164 @@ def test_malformed_is_refused_with_its_reason(message: ModelInferRequest, reason
         decode_request(message)
 
 
-@pytest.mark.parametrize("feature", ["classification", "shared_memory_region"])
-@pytest.mark.parametrize("place", ["inputs", "outputs"])
-def test_a_feature_that_is_not_there_is_named(feature: str, place: str) -> None:
+def test_classes_of_an_output_are_asked_for() -> None:
     message = one_input(int_contents=[1, 2])
-    message.outputs.add(name="y")
-    getattr(message, place)[0].parameters[feature].string_param = "1"
-    with pytest.raises(NotSupported, match=f"asks for '{feature}'"):
+    for name, classes in (("y", 3), ("z", 0)):
+        message.outputs.add(name=name).parameters["classification"].int64_param = classes
+    request = decode_request(message)
+    assert request.classifications == {"y": 3}
+    assert request.outputs == ("y", "z")
+
+
+@pytest.mark.parametrize("classes", ["1", True, -1, 2**31, 1.5])
+def test_a_number_of_classes_that_is_none_is_refused(classes: Parameter) -> None:
+    message = one_input(int_contents=[1, 2])
+    proto_codec.set_parameter(message.outputs.add(name="y").parameters, "classification", classes)
+    with pytest.raises(InvalidInput, match="'classification' of output 'y' is"):
         decode_request(message)
+
+
+def test_classes_do_not_go_to_shared_memory() -> None:
+    message = one_input(int_contents=[1, 2])
+    output = message.outputs.add(name="y")
+    output.parameters["classification"].int64_param = 2
+    place(output.parameters, "r", 2)
+    with pytest.raises(InvalidInput, match="cannot have both"):
+        proto_codec.decode_request(message, FakeMemory())
+
+
+class FakeMemory:
+    """A region of eight bytes by the name of `r`."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(b"abcdefgh")
+
+    def check(self, region: str, offset: int, byte_size: int) -> None:
+        if region != "r" or offset + byte_size > len(self.data):
+            raise InvalidInput(f"not there: {region}")
+
+    def view(self, region: str, offset: int, byte_size: int) -> memoryview:
+        self.check(region, offset, byte_size)
+        return memoryview(bytes(self.data))[offset : offset + byte_size]
+
+    def write(self, region: str, offset: int, byte_size: int, data: bytes | memoryview) -> None:
+        self.check(region, offset, byte_size)
+        self.data[offset : offset + len(data)] = data
+
+
+def place(parameters: Any, region: Parameter, byte_size: Parameter | None, offset: Parameter | None = None) -> None:
+    for key, value in (("region", region), ("byte_size", byte_size), ("offset", offset)):
+        if value is not None:
+            proto_codec.set_parameter(parameters, f"shared_memory_{key}", value)
+
+
+def test_inputs_in_the_clients_memory_are_read_and_the_raw_ones_are_for_the_others() -> None:
+    message = ModelInferRequest(model_name="m", raw_input_contents=[b"12"])
+    place(message.inputs.add(name="x", datatype="INT8", shape=(2,)).parameters, "r", 2, 3)
+    message.inputs.add(name="y", datatype="INT8", shape=(2,))
+    request, _ = proto_codec.decode_request(message, FakeMemory())
+    assert [bytes(wire.data) for wire in request.inputs] == [b"de", b"12"]
+    del message.raw_input_contents[:]
+    message.inputs[1].contents.int_contents.extend([1, 2])
+    request, _ = proto_codec.decode_request(message, FakeMemory())
+    assert [bytes(wire.data) for wire in request.inputs] == [b"de", b"\x01\x02"]
+
+
+def test_outputs_go_to_the_clients_memory_and_leave_an_empty_place() -> None:
+    message = ModelInferRequest(model_name="m")
+    place(message.outputs.add(name="a").parameters, "r", 4, 2)
+    message.outputs.add(name="b")
+    memory = FakeMemory()
+    _, form = proto_codec.decode_request(message, memory)
+    assert form == ReplyForm({"a": RegionSlice("r", 2, 4)})
+    outputs = tuple(WireTensor(name, DTYPES["INT8"], (3,), b"123") for name in "ab")
+    answer = proto_codec.encode_response(InferResponse("m", "3", "", outputs, TIMINGS), form, memory)
+    assert list(answer.raw_output_contents) == [b"", b"123"]
+    assert memory.data == b"ab123fgh"
+    told = {key: value.int64_param for key, value in answer.outputs[0].parameters.items()}
+    assert told == {"shared_memory_region": 0, "shared_memory_offset": 2, "shared_memory_byte_size": 3}
+    assert not answer.outputs[1].parameters
+
+
+def test_an_output_that_does_not_fit_is_refused_and_nothing_is_written() -> None:
+    form, memory = ReplyForm({"a": RegionSlice("r", 0, 2)}), FakeMemory()
+    outputs = (WireTensor("a", DTYPES["INT8"], (3,), b"123"),)
+    with pytest.raises(InvalidInput, match=r"output 'a' \(2 bytes\) should be at least 3 bytes"):
+        proto_codec.encode_response(InferResponse("m", "3", "", outputs, TIMINGS), form, memory)
+    assert memory.data == b"abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("region", "byte_size", "offset", "reason"),
+    [
+        ("r", None, None, "without 'shared_memory_byte_size'"),
+        ("r", -1, None, "'shared_memory_byte_size' of input 'x' is -1"),
+        ("r", "2", None, "'shared_memory_byte_size' of input 'x' is '2'"),
+        ("r", True, None, "'shared_memory_byte_size' of input 'x' is True"),
+        ("r", 2, -1, "'shared_memory_offset' of input 'x' is -1"),
+        ("r", 2, 2**63, "'shared_memory_offset' of input 'x' is"),
+        ("r", 3, 0, "has 3 bytes in shared memory; INT8"),
+        ("r", 2, 7, "not there"),
+        ("q", 2, 0, "not there: q"),
+        ("", 2, 0, "the name of a registered region"),
+        (7, 2, 0, "the name of a registered region"),
+    ],
+)
+def test_what_makes_no_sense_of_a_region_is_refused(
+    region: Parameter, byte_size: Parameter | None, offset: Parameter | None, reason: str
+) -> None:
+    message = ModelInferRequest(model_name="m")
+    place(message.inputs.add(name="x", datatype="INT8", shape=(2,)).parameters, region, byte_size, offset)
+    with pytest.raises(InvalidInput, match=reason):
+        proto_codec.decode_request(message, FakeMemory())
+
+
+def test_an_output_region_is_checked_before_anything_is_computed() -> None:
+    message = one_input(int_contents=[1, 2])
+    place(message.outputs.add(name="a").parameters, "q", 4)
+    with pytest.raises(InvalidInput, match="not there: q"):
+        proto_codec.decode_request(message, FakeMemory())
+
+
+def test_an_input_is_in_one_place_only() -> None:
+    message = one_input(int_contents=[1, 2])
+    place(message.inputs[0].parameters, "r", 2)
+    with pytest.raises(InvalidInput, match="it is in shared memory region 'r' already"):
+        proto_codec.decode_request(message, FakeMemory())
+    with pytest.raises(InvalidInput, match="raw_input_contents has 1 entries for 0 inputs"):
+        proto_codec.decode_request(with_raw(message, b"12"), FakeMemory())
+
+
+def test_reserved_parameters_are_refused_except_the_one_for_streams() -> None:
+    message = one_input(int_contents=[1, 2])
+    message.parameters["triton_enable_empty_final_response"].bool_param = True
+    request, form = proto_codec.decode_request(message, NOWHERE)
+    assert form.wants_empty_final
+    assert not request.parameters
+    for owner in (message, message.inputs[0], message.outputs.add(name="y")):
+        owner.parameters["triton_other"].bool_param = True
+        with pytest.raises(InvalidInput, match="'triton_other' is one"):
+            decode_request(message)
+        del owner.parameters["triton_other"]
+    message.parameters["triton_enable_empty_final_response"].string_param = "yes"
+    with pytest.raises(InvalidInput, match="a boolean is expected"):
+        decode_request(message)
+
+
+def test_parameters_of_an_answer_keep_their_types() -> None:
+    given: dict[str, Parameter] = {"a": True, "b": "text", "c": 0.5, "d": -(2**63), "e": 2**64 - 1, "f": 2**70}
+    answer = proto_codec.encode_response(InferResponse("m", "1", "", (), TIMINGS, given), ReplyForm(), NOWHERE)
+    kinds = {key: value.WhichOneof("parameter_choice") for key, value in answer.parameters.items()}
+    assert kinds == {
+        "a": "bool_param",
+        "b": "string_param",
+        "c": "double_param",
+        "d": "int64_param",
+        "e": "uint64_param",
+        "f": "string_param",
+    }
+    assert answer.parameters["d"].int64_param == -(2**63)
+    assert answer.parameters["f"].string_param == str(2**70)
 
 
 NUMBERS = {
@@ -148,7 +307,7 @@ def messages(draw: st.DrawFn) -> ModelInferRequest:
 def decode_or_refuse(message: ModelInferRequest) -> None:
     try:
         request = decode_request(message)
-    except (InvalidInput, NotSupported):
+    except InvalidInput:
         return
     for wire in request.inputs:
         assert isinstance(wire.data, bytes)

@@ -1,0 +1,194 @@
+"""`ModelStreamInfer`: many requests on one call, each answered by itself, as soon as it is ready.
+
+A request that fails says so in a response of its own, and the stream goes on. What is in flight is bounded: beyond
+it nothing more is read, so a client that sends too fast is slowed by the flow control of its connection. A slot is
+free again only when the answer was sent, so one that does not read is slowed as well.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+
+import grpc
+
+from enginehouse.errors import Error, Overloaded
+from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from service import proto_codec
+from service.grpc.inference import CallHead, parse
+from service.grpc.options import GrpcOptions
+from service.proto_codec import ReplyForm
+from service.request import Admitted, InferRequest, InferResponse
+from service.server import InferenceServer
+from service.status import status_of
+
+FINAL = "triton_final_response"
+
+# A client that sends this header wants the first failure to end the stream with its status.
+GRPC_ERROR_HEADER = "triton_grpc_error"
+
+
+class ModelStreamInfer:
+    """The RPC; each call is an `InferStream`."""
+
+    def __init__(self, server: InferenceServer, options: GrpcOptions) -> None:
+        self._server = server
+        self._options = options
+
+    def handler(self) -> grpc.RpcMethodHandler:
+        return grpc.stream_stream_rpc_method_handler(self._call)
+
+    async def _call(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
+        await InferStream(self._server, context, self._options).run()
+
+
+class InferStream:
+    """One call of a client."""
+
+    def __init__(self, server: InferenceServer, context: grpc.aio.ServicerContext, options: GrpcOptions) -> None:
+        self._server = server
+        self._context = context
+        self._options = options
+        self._head = CallHead(server, context, options)
+        self._ends_on_error = dict(context.invocation_metadata()).get(GRPC_ERROR_HEADER) == "true"
+        self._slots = asyncio.Semaphore(options.max_in_flight)
+        self._exchanges: set[_Exchange] = set()
+        self._unsent: deque[tuple[bytes, bool]] = deque()
+        self._unsent_bytes = 0
+        self._failure: Error | None = None
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read and answer until the client has sent its last request and each was answered."""
+        reading = asyncio.create_task(self._read())
+        reading.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not (reading.done() and not self._exchanges and not self._unsent):
+                await self._wake.wait()
+                self._wake.clear()
+                await self._send()
+            reading.result()
+        finally:
+            reading.cancel()
+            for exchange in list(self._exchanges):
+                exchange.leave()
+
+    async def _read(self) -> None:
+        while (data := await self._context.read()) is not grpc.aio.EOF:
+            await self._slots.acquire()
+            self._admit(data)
+
+    def _admit(self, data: bytes) -> None:
+        received_at = self._server.clock.now()
+        exchange = _Exchange(self)
+        self._exchanges.add(exchange)
+        message = ModelInferRequest()
+        try:
+            message = parse(data, ModelInferRequest)
+            request, form = self._head.decode(message, received_at)
+        except Error as problem:
+            exchange.fail(problem, message)
+            return
+        exchange.begin(request, form, message)
+
+    async def _send(self) -> None:
+        while self._unsent:
+            data, frees_slot = self._unsent.popleft()
+            await self._context.write(data)
+            self._unsent_bytes -= len(data)
+            if frees_slot:
+                self._slots.release()
+        if self._failure is not None and self._ends_on_error:
+            await self._context.abort(status_of(self._failure).grpc, str(self._failure))
+
+    def infer(self, request: InferRequest, exchange: "_Exchange") -> Admitted | None:
+        return self._server.infer(request, exchange.settle)
+
+    def encode(self, response: InferResponse, form: ReplyForm, is_final: bool) -> bytes:
+        marked = replace(response, parameters={**response.parameters, FINAL: is_final})
+        answer = proto_codec.encode_response(marked, form, self._server.client_memory)
+        return ModelStreamInferResponse(infer_response=answer).SerializeToString()
+
+    def is_full(self, more_bytes: int) -> bool:
+        """Whether the client has so much to read already that more must not wait for it."""
+        return self._unsent_bytes > 0 and self._unsent_bytes + more_bytes > self._options.max_unsent_bytes
+
+    def put(self, data: bytes, is_last: bool = False) -> None:
+        """Send a response in its turn; with the last one of a request its slot is free."""
+        self._unsent.append((data, is_last))
+        self._unsent_bytes += len(data)
+        self._wake.set()
+
+    def end(self, exchange: "_Exchange", data: bytes | None, failure: Error | None = None) -> None:
+        """Send the last response of a request, if there is one."""
+        self._exchanges.discard(exchange)
+        if failure is not None and self._ends_on_error:
+            self._failure = self._failure or failure
+        elif data is not None:
+            self.put(data, is_last=True)
+            return
+        self._slots.release()
+        self._wake.set()
+
+
+class _Exchange:
+    """One request of a stream and its responses."""
+
+    def __init__(self, stream: InferStream) -> None:
+        self._stream = stream
+        self._is_over = False
+        self._has_left = False
+        self._admitted: Admitted | None = None
+        self._form = ReplyForm()
+        self._message = ModelInferRequest()
+
+    def begin(self, request: InferRequest, form: ReplyForm, message: ModelInferRequest) -> None:
+        self._form, self._message = form, message
+        request.emit = self.emit
+        self._admitted = self._stream.infer(request, self)
+        if self._has_left:
+            self.leave()
+
+    def emit(self, response: InferResponse) -> None:
+        """Pass on a response before the last one."""
+        if self._is_over:
+            return
+        try:
+            data = self._stream.encode(response, self._form, is_final=False)
+            if self._stream.is_full(len(data)):
+                raise Overloaded("the client does not read its responses as fast as they come; the rest is left out.")
+        except Error as problem:
+            self.fail(problem, self._message)
+            self.leave()
+            return
+        self._stream.put(data)
+
+    def settle(self, result: InferResponse | Error) -> None:
+        """Pass on the last response; one without outputs only to a client that asked for it."""
+        if self._is_over:
+            return
+        if isinstance(result, Error):
+            self.fail(result, self._message)
+            return
+        data: bytes | None = None
+        try:
+            if result.outputs or self._form.wants_empty_final:
+                data = self._stream.encode(result, self._form, is_final=True)
+        except Error as problem:
+            self.fail(problem, self._message)
+            return
+        self._is_over = True
+        self._stream.end(self, data)
+
+    def fail(self, problem: Error, message: ModelInferRequest) -> None:
+        """Say what went wrong, and with which request."""
+        self._is_over = True
+        blamed = ModelInferResponse(id=message.id, model_name=message.model_name, model_version=message.model_version)
+        proto_codec.set_parameter(blamed.parameters, FINAL, True)
+        answer = ModelStreamInferResponse(error_message=str(problem), infer_response=blamed)
+        self._stream.end(self, answer.SerializeToString(), problem)
+
+    def leave(self) -> None:
+        """Nobody listens any more."""
+        self._is_over = self._has_left = True
+        if self._admitted is not None:
+            self._admitted.cancel()
