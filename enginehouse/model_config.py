@@ -17,15 +17,22 @@ from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput
 from enginehouse.tensor import TensorSpec
 
 CONFIG_FILE = "config.pbtxt"
+CUSTOM_CONFIGS = "configs"
 
 
-def read_config(model_directory: Path) -> ModelConfig:
+def read_config(model_directory: Path, custom: str = "") -> ModelConfig:
     """Read `config.pbtxt` as it stands; a model without one gets an empty configuration of its name.
+
+    Args:
+        model_directory: of the model.
+        custom: name of a configuration in its folder `configs`, which counts instead where the model has it.
 
     Raises:
         InvalidInput: not the text format, an unknown field, or a name that is not the directory's.
     """
-    path = model_directory / CONFIG_FILE
+    path = model_directory / CUSTOM_CONFIGS / f"{custom}.pbtxt"
+    if not custom or not path.is_file():
+        path = model_directory / CONFIG_FILE
     if not path.exists():
         return ModelConfig(name=model_directory.name)
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+from enginehouse.available_memory import available_memory
 from enginehouse.config_completion import Completion
 from enginehouse.errors import NotReady
 from enginehouse.onnxruntime_engine import check_one_distribution
@@ -26,6 +27,7 @@ from service.lifecycle import Lifecycle
 from service.load_threads import LoadThreads
 from service.loader import VersionLoader
 from service.log_settings import LogSettings
+from service.memory_estimate import MemoryBudget
 from service.metrics import ServerMetrics
 from service.model_control import ModelControl
 from service.registry import Registry
@@ -56,7 +58,13 @@ class Service:
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
         metrics = ServerMetrics(registry)
-        loader = VersionLoader(repositories, metrics.count_golden_failure, _completion(settings))
+        loader = VersionLoader(
+            repositories,
+            metrics.count_golden_failure,
+            _completion(settings),
+            _memory_budget(settings),
+            settings.model_config_name,
+        )
         self._settings = settings
         self._controls = _controls(settings, clock)
         cache = _cache(settings, clock)
@@ -165,6 +173,11 @@ def _end_process(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
+
+
+def _memory_budget(settings: Settings) -> MemoryBudget:
+    limit = settings.model_load_memory_limit
+    return MemoryBudget(available_memory, None if limit == "off" else limit)
 
 
 def _completion(settings: Settings) -> Completion:

@@ -10,17 +10,20 @@ from enginehouse.config_completion import LENIENT, Completion, complete_platform
 from enginehouse.engine import Engine
 from enginehouse.engine_choice import rank_engines, reasons
 from enginehouse.errors import NotSupported, VerifyFailed
-from enginehouse.evidence import GOLDEN_FILE, Evidence, read_evidence
+from enginehouse.evidence import GOLDEN_FILE, EngineRecord, Evidence, read_evidence
 from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine
 from service.classification import read_labels
 from service.ensemble_rules import complete_ensemble, is_ensemble
+from service.load_threads import at_low_priority
 from service.loaded import LoadedVersion
+from service.memory_estimate import MemoryBudget, needed_bytes
 from service.opening import EngineFile, close_all, open_proven
 from service.placement import Placement, placement_from_config
 from service.repositories import Repositories
+from service.warmup import warm_up
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class VersionLoader:
         repository: where models lie.
         on_golden_failure: told of each version whose engine did not give the recorded answers.
         completion: how much of a configuration is filled in.
+        budget: lets a load begin only if there is memory for it.
+        config_name: of the configuration to use where a model has several; empty for `config.pbtxt`.
     """
 
     def __init__(
@@ -68,14 +73,18 @@ class VersionLoader:
         repository: Repositories,
         on_golden_failure: Callable[[str, int], None],
         completion: Completion = LENIENT,
+        budget: MemoryBudget | None = None,
+        config_name: str = "",
     ) -> None:
         self.repository = repository
+        self._budget = budget or MemoryBudget(lambda: None, None)
+        self._config_name = config_name
         self._completion = completion
         self._on_golden_failure = on_golden_failure
 
     def config(self, name: str) -> ModelConfig:
         """Read a model's configuration; raises `NotSupported` for what would not be honoured."""
-        config = read_config(self.repository.model_directory(name))
+        config = read_config(self.repository.model_directory(name), self._config_name)
         refuse_unhonoured(config)
         return config
 
@@ -93,7 +102,7 @@ class VersionLoader:
             return _without_engine(config, version, directory)
         evidence = read_evidence(directory)
         if evidence is not None:
-            check_digests(directory, evidence)
+            at_low_priority(check_digests, directory, evidence)
             return self._open(config, version, lambda on_gpu: _contenders(directory, evidence, on_gpu))
         completed = ModelConfig()
         completed.CopyFrom(config)
@@ -111,8 +120,9 @@ class VersionLoader:
         if evidence is None:
             raise NotSupported(f"model '{config.name}' version {version} has no evidence, and so no fallback engine.")
         record = evidence.engine_file("fallback")
-        check_file_digests(directory, evidence, (*files_of_engine(evidence, record), GOLDEN_FILE))
-        file = EngineFile(directory / record.file, record.platform, record)
+        names = (*files_of_engine(evidence, record), GOLDEN_FILE)
+        at_low_priority(check_file_digests, directory, evidence, names)
+        file = _published(directory, evidence, record, record.platform)
         loaded = self._open(config, version, lambda _: _Contenders([file]))
         return replace(loaded, degraded=f"{record.file} serves because: {reason}")
 
@@ -136,8 +146,13 @@ class VersionLoader:
         engines = [opened[on_gpu].engines.pop(0) for on_gpu in placement.on_gpu]
         records = [group.file.record for group in opened.values() if group.file.record is not None]
         directory = self.repository.version_directory(config.name, version)
-        seconds = time.monotonic() - started
-        return LoadedVersion(config, version, directory, engines, seconds, degraded, note, records, labels)
+        loaded = LoadedVersion(config, version, directory, engines, 0.0, degraded, note, records, labels)
+        try:
+            warm_up(loaded)
+        except BaseException:
+            close_all(engines)
+            raise
+        return replace(loaded, load_seconds=time.monotonic() - started)
 
     def _open_first(
         self,
@@ -152,7 +167,8 @@ class VersionLoader:
         count = placement.on_gpu.count(on_gpu)
         for file in contenders.files:
             try:
-                completed, engines = open_proven(file, config, count, placement.threads, on_gpu, self._completion)
+                with self._budget.room_for(config.name, version, needed_bytes(file, count)):
+                    completed, engines = open_proven(file, config, count, placement.threads, on_gpu, self._completion)
             except Exception as problem:
                 if isinstance(problem, VerifyFailed):
                     self._on_golden_failure(config.name, version)
@@ -181,7 +197,16 @@ def _without_engine(config: ModelConfig, version: int, directory: Path) -> Loade
 def _file(config: ModelConfig, directory: Path, on_gpu: bool | None) -> EngineFile:
     """The one file of a version without evidence; a GPU may have one of its own."""
     compute_capability = this_hardware().compute_capability if on_gpu else None
-    return EngineFile(directory / model_file(config, compute_capability), config.platform)
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return EngineFile(directory / model_file(config, compute_capability), config.platform, size_bytes=size)
+
+
+def _published(directory: Path, evidence: Evidence, record: EngineRecord, platform: str) -> EngineFile:
+    """An engine of a version with evidence, which may say how much memory it was measured to take."""
+    paths = [directory / name for name in files_of_engine(evidence, record)]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    measured = [candidate.memory_bytes for candidate in evidence.candidates if candidate.name == record.candidate]
+    return EngineFile(directory / record.file, platform, record, size, next(iter(measured), None))
 
 
 def _contenders(directory: Path, evidence: Evidence, on_gpu: bool | None) -> _Contenders:
@@ -191,7 +216,7 @@ def _contenders(directory: Path, evidence: Evidence, on_gpu: bool | None) -> _Co
     if passed_over:
         _log.info("model '%s' version %d: passed over %s", evidence.model, evidence.version, passed_over)
     platform = evidence.engine_file("chosen").platform
-    valid = [EngineFile(directory / record.file, platform, record) for record in ranking.valid]
+    valid = [_published(directory, evidence, record, platform) for record in ranking.valid]
     better = [file for file in valid if file.record is not None and file.record.role != "fallback"]
     return _Contenders(better or valid, passed_over, is_last_resort=bool(valid) and not better)
 

@@ -13,6 +13,9 @@ from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from service.golden import check_golden
+from service.memory_return import return_memory
+
+_LARGE_BYTES = 1 << 24
 
 
 @dataclass(slots=True, frozen=True)
@@ -22,11 +25,15 @@ class EngineFile:
     Attributes:
         platform: what the file is for a client; a variant of a published engine says what the published one is.
         record: how it is opened and what it must answer; None for a file without evidence.
+        size_bytes: of the file and of those beside it that hold its weights.
+        memory_bytes: how much a process was measured to grow by one such engine; None where it was not.
     """
 
     path: Path
     platform: str
     record: EngineRecord | None = None
+    size_bytes: int = 0
+    memory_bytes: int | None = None
 
 
 def open_proven(
@@ -52,7 +59,8 @@ def open_proven(
         first = engines[0]
         complete_config(completed, first.inputs, first.outputs, completion, optional_inputs(first))
         for _ in range(count - 1):
-            engines.append(_open(file, threads, on_gpu, options))  # noqa: PERF401 - what was opened must be known if one fails
+            _return_memory_of(file)
+            engines.append(_open(file, threads, on_gpu, options))
         if file.record is not None:
             for engine in engines:
                 check_golden(engine, file.path.parent, file.record)
@@ -60,6 +68,12 @@ def open_proven(
         close_all(engines)
         raise
     return completed, engines
+
+
+def _return_memory_of(file: EngineFile) -> None:
+    """A library reads a large file into memory that it then frees: without this each engine would need it beside."""
+    if file.size_bytes >= _LARGE_BYTES:
+        return_memory()
 
 
 def close_all(engines: Sequence[Engine]) -> None:

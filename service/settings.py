@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     )
     repository_poll_secs: float = Field(15.0, gt=0, description="seconds between looks at the repository in mode poll")
     model_load_thread_count: int = Field(4, ge=1, le=64, description="models, or versions, that load at once")
+    model_load_memory_limit: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
+        0.95, description="share of the available memory that a load may need, by estimate; off lets every load try"
+    )
+    model_config_name: str = Field(
+        "", pattern=r"^[\w.-]*$", description="use a model's configs/NAME.pbtxt, where it has one, for its config.pbtxt"
+    )
     strict_model_config: bool = Field(False, description="load only models whose configuration describes all of them")
     backend_config: tuple[str, ...] = Field(
         (),

@@ -55,6 +55,11 @@ def test_the_environment_sets_what_flags_do_not(read: Read) -> None:
     assert (settings.http_port, settings.grpc_port, settings.id) == (1234, 98, "triton")
 
 
+def test_the_memory_that_a_load_may_take_is_a_share_or_off(read: Read) -> None:
+    assert read("--model-load-memory-limit", "0.5").model_load_memory_limit == 0.5
+    assert read("--model-load-memory-limit", "off").model_load_memory_limit == "off"
+
+
 def test_repositories_may_be_several(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read("--model-repository", "s3://bucket/models").model_repository == ("models", "s3://bucket/models")
     monkeypatch.setenv("ENGINEHOUSE_MODEL_REPOSITORY", "one, two")
