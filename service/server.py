@@ -116,6 +116,14 @@ class InferenceServer:
             return self._cache.infer(model, request, settle)
         return model.infer(request, settle)
 
+    def count_encode(self, name: str, version: str, seconds: float) -> None:
+        """A transport wrote an answer of this model; one that is gone meanwhile counts no more."""
+        try:
+            model = self.registry.resolve(name, version)
+        except Error:
+            return
+        model.statistics.count_encode(seconds)
+
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""
         self._is_started = True

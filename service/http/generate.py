@@ -38,6 +38,7 @@ async def generate(
         started = server.clock.now()
         body = encode_generate(first)
         seconds = server.clock.now() - started
+        server.count_encode(first.model_name, first.model_version, seconds)
         headers = {"Server-Timing": server_timing(first.timings, seconds)}
         return Response(body, media_type="application/json", headers=headers)
     except Error as problem:

@@ -58,6 +58,7 @@ async def _response(server: InferenceServer, result: InferResponse, form: Output
         headers["Content-Encoding"] = encoding
         body = await _packed(body, encoding)
     seconds = server.clock.now() - started
+    server.count_encode(result.model_name, result.model_version, seconds)
     headers["Server-Timing"] = server_timing(result.timings, seconds)
     return Response(body, media_type=media_type, headers=headers)
 

@@ -326,3 +326,27 @@ def test_the_name_of_a_repository_may_stand_in_the_address(
     answer, content = post(service, path, b"")
     assert answer.status == status
     assert message in content.decode()
+
+
+def encoded(service: RunningService, model: str) -> int:
+    text = urllib.request.urlopen(f"{service.url}/metrics").read().decode()
+    prefix = f'enginehouse_encode_duration_seconds_count{{model="{model}",version="1"}} '
+    (line,) = [line for line in text.splitlines() if line.startswith(prefix)]
+    return int(line.removeprefix(prefix))
+
+
+def test_the_time_of_writing_each_answer_is_counted(service: RunningService) -> None:
+    text = json.dumps({"INPUT0": "hello"}).encode()
+    before = encoded(service, "words")
+    post(service, "/v2/models/words/generate", text)
+    post(service, "/v2/models/words/infer", b"text", Inference_Header_Content_Length="0")
+    assert encoded(service, "words") == before + 2
+
+
+def test_a_label_file_that_is_missing_keeps_a_model_from_loading(start_service: StartService, tmp_path: Path) -> None:
+    save_model(tmp_path, "scores", make_identity_model(shape=("batch", 5)), SCORES_CONFIG)
+    with start_service(tmp_path) as running:
+        answer, content = post(running, "/v2/repository/index", b"")
+        (row,) = json.loads(content)
+    assert (answer.status, row["state"]) == (200, "UNAVAILABLE")
+    assert "label_filename 'labels.txt' of output 'OUTPUT0' cannot be read" in row["reason"]
