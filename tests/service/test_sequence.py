@@ -1,7 +1,6 @@
 """Sequences get their places and their turns, and never see each other's state."""
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
 from service.loaded import LoadedVersion
 from service.rate_limiter import RateLimiter
-from service.request import InferRequest, SequencePosition
+from service.request import Admitted, InferRequest, InferResponse, SequencePosition
 from service.served_model import DEFAULT_MAX_QUEUE_SIZE, ServedModel
 from tests.service.conftest import Answers, Bench, MakeBench, X, Y, make_bench, make_request, stay_inline
 
@@ -452,58 +451,92 @@ def test_sequences_share_resources_with_other_models() -> None:
     model.close()
 
 
-def _histories(seed: int, count: int) -> list[tuple[int, float, str]]:
-    """Random sequences, their requests mixed but each in its own order; some ids are used again."""
-    choice = random.Random(seed)
-    histories: list[list[tuple[int, float, str]]] = []
-    for number in range(count):
-        length = choice.randint(1, 5)
-        flags = ["s" * (place == 0) + "e" * (place == length - 1) for place in range(length)]
-        histories.append([(number + 1, float(choice.randint(1, 9)), flag) for flag in flags])
-    mixed: list[tuple[int, float, str]] = []
-    while histories:
-        history = choice.choice(histories)
-        mixed.append(history.pop(0))
-        histories = [left for left in histories if left]
-    return mixed
+_ASK = st.tuples(
+    st.just("ask"),
+    st.integers(1, 4),
+    st.sampled_from(["", "", "", "", "s", "e"]),
+    st.sampled_from([False] * 9 + [True]),
+)
+_RUN = st.tuples(st.just("run"), st.integers(1, 4))
+_CANCEL = st.tuples(st.just("cancel"), st.integers(0, 40))
+_WAIT = st.tuples(st.just("wait"), st.sampled_from([0.02, 0.2, 1.5]))
+_EVENTS = st.lists(st.one_of(*[_ASK] * 8, _RUN, _RUN, _CANCEL, _WAIT), min_size=20, max_size=50)
+_STARTS = [("ask", number, "s", False) for number in (1, 2, 3, 4)]
+
+
+def _run_callbacks(one: Bench, count: int) -> None:
+    """Let a few things happen and no more: what comes next meets a server that is in the middle of it all."""
+    ready = one.clock._ready
+    for _ in range(min(count, len(ready))):
+        callback, arguments = ready.popleft()
+        callback(*arguments)
+
+
+def _fail_at(failing: set[int]) -> Callable[[Tensors], Tensors]:
+    runs = 0
+
+    def compute(feeds: Tensors) -> Tensors:
+        nonlocal runs
+        runs += 1
+        if runs in failing:
+            raise RuntimeError("boom")
+        return accumulate(feeds)
+
+    return compute
 
 
 @given(
-    seed=st.integers(0, 10**6),
-    count=st.integers(1, 9),
+    events=_EVENTS,
     strategy=st.sampled_from(["direct { }", OLDEST, "oldest { }"]),
     instances=st.integers(1, 2),
-    bursts=st.lists(st.integers(1, 6), min_size=1, max_size=8),
-    failing=st.sets(st.integers(0, 12)),
+    failing=st.sets(st.integers(1, 30), max_size=8),
 )
 def test_sequences_never_interleave_state(
-    seed: int, count: int, strategy: str, instances: int, bursts: Sequence[int], failing: set[int]
+    events: Sequence[tuple[Any, ...]], strategy: str, instances: int, failing: set[int]
 ) -> None:
-    """However arrivals, batches, instances and failures mix: each answer is the sum of its own sequence."""
-    one = make_accumulator(config(strategy, rows=3, instances=instances))
-    runs = 0
-
-    def sometimes_fail(feeds: Tensors) -> Tensors:
-        nonlocal runs
-        runs += 1
-        if runs in failing and feeds["ready"].sum() > 1:
-            raise RuntimeError("an instance tries each request of a failed batch alone")
-        return accumulate(feeds)
-
+    """However starts, ends, cancels, deadlines, pauses and failures mix: everybody is answered exactly once, and a sum
+    holds its own sequence's numbers, from its start on, all of them but those that were answered with a failure.
+    """
+    text = config(strategy, rows=2, instances=instances, rest="max_sequence_idle_microseconds: 1000000")
+    one = make_accumulator(text)
     for engine in one.engines:
-        engine._function = sometimes_fail
-    sums: dict[int, float] = {}
-    expected: dict[str, float] = {}
-    steps = _histories(seed, count)
-    arrived = 0
-    for burst in [*bursts, len(steps)]:
-        for sequence, value, flags in steps[arrived : arrived + burst]:
-            sums[sequence] = value if "s" in flags else sums[sequence] + value
-            key = f"{len(expected)}"
-            expected[key] = sums[sequence]
-            one.ask(key, step(sequence, value, flags))
-        arrived += burst
-        one.clock.run_ready()
-    assert {key: one.answers.values(key)[0] for key in expected} == expected
+        engine._function = _fail_at(failing)
+    admitted: list[Admitted | None] = []
+    lives: list[list[int]] = []
+    current: dict[int, int] = {}
+    for kind, *arguments in [*_STARTS, *events]:
+        if kind == "ask":
+            sequence, flags, is_short = arguments
+            number = len(admitted)
+            parameters = {"timeout": 100_000} if is_short else {}
+            admitted.append(one.ask(str(number), step(sequence, number + 1, flags, parameters=parameters)))
+            if admitted[-1] is not None:
+                if "s" in flags:
+                    current[sequence] = len(lives)
+                    lives.append([])
+                lives[current[sequence]].append(number)
+        elif kind == "run":
+            _run_callbacks(one, arguments[0])
+        elif kind == "wait":
+            one.clock.advance(arguments[0])
+        elif arguments[0] < len(admitted) and admitted[arguments[0]] is not None:
+            admitted[arguments[0]].cancel()
+    one.clock.advance(10)
+    assert [len(one.answers.of[str(number)]) for number in range(len(admitted))] == [1] * len(admitted)
+    for life in lives:
+        _check_life(one, life)
     assert one.model.queue_depth == 0
     one.model.close()
+
+
+def _check_life(one: Bench, life: list[int]) -> None:
+    total, is_broken = 0, False
+    for number in life:
+        (answer,) = one.answers.of[str(number)]
+        if isinstance(answer, InferResponse):
+            assert not is_broken
+            total += number + 1
+            assert one.answers.values(str(number)) == [total]
+        else:
+            assert isinstance(answer, Cancelled | DeadlineExceeded) or "boom" in str(answer)
+            is_broken = is_broken or not isinstance(answer, EngineFailed)
