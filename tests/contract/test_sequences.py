@@ -1,6 +1,7 @@
 """Sequences through a real server: models with the field's names, asked by the field's clients."""
 
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,34 @@ def test_interleaved_sequences_are_added_up_apart(ask: Ask, model: str) -> None:
         sums[1008].append(total(ask(model, 1008, -value, flags)))
     assert sums[1007] == np.cumsum(values).tolist()
     assert sums[1008] == (-np.cumsum(values)).tolist()
+
+
+@pytest.mark.parametrize("model", ["direct", "oldest"])
+def test_sequences_may_be_sent_over_a_stream_without_waiting(sequence_service: RunningService, model: str) -> None:
+    """As the field's streaming example does it: all requests at once, and of one sequence the answers in order."""
+    answers: SimpleQueue[Any] = SimpleQueue()
+    values = [11, 7, 5, 3, 2, 0, 1]
+    with grpcclient.InferenceServerClient(f"127.0.0.1:{sequence_service.grpc_port}") as client:
+        client.start_stream(callback=lambda result, error: answers.put(error or result))
+        for place, value in enumerate(values):
+            for sequence, sign in [(2001, 1), (2002, -1)]:
+                tensor = grpcclient.InferInput("INPUT", [1, 1], "INT32")
+                tensor.set_data_from_numpy(np.array([[sign * value]], np.int32))
+                client.async_stream_infer(
+                    model,
+                    [tensor],
+                    request_id=f"{sequence}_{place}",
+                    sequence_id=sequence,
+                    sequence_start=place == 0,
+                    sequence_end=place == len(values) - 1,
+                )
+        results = [answers.get(timeout=30) for _ in range(2 * len(values))]
+        client.stop_stream()
+    sums: dict[str, list[int]] = {"2001": [], "2002": []}
+    for result in results:
+        assert not isinstance(result, Exception), result
+        sums[result.get_response().id.partition("_")[0]].append(total(result))
+    assert sums == {"2001": np.cumsum(values).tolist(), "2002": (-np.cumsum(values)).tolist()}
 
 
 def test_the_model_sees_where_a_request_stands(ask: Ask) -> None:
