@@ -55,6 +55,7 @@ def lint(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m service lint", description=__doc__)
     parser.add_argument("repository", type=Path, nargs="+", help="directory of models in Triton's layout")
     parser.add_argument("--open", action="store_true", help="also load each version, and close it again")
+    parser.add_argument("--model-config-name", default="", help="of a configuration in each model's folder `configs`")
     wanted = parser.parse_args(arguments)
     repositories = [Repository(path) for path in wanted.repository]
     console = Console()
@@ -62,7 +63,7 @@ def lint(arguments: Sequence[str]) -> int:
         console = Console(width=_WIDTH_OF_A_FILE)
     try:
         names = sorted({name for repository in repositories for name in repository.model_names()})
-        found = {name: inspect_model(repositories, name, wanted.open) for name in names}
+        found = {name: inspect_model(repositories, name, wanted.open, wanted.model_config_name) for name in names}
     except NotFound as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -77,20 +78,23 @@ def is_servable(findings: Sequence[Finding]) -> bool:
     return all(finding.standing != "refused" for finding in findings)
 
 
-def inspect_model(repositories: Sequence[Repository], name: str, is_opened: bool = False) -> list[Finding]:
+def inspect_model(
+    repositories: Sequence[Repository], name: str, is_opened: bool = False, config_name: str = ""
+) -> list[Finding]:
     """Everything that a model's directory asks for, in the order of its configuration, then what breaks a rule.
 
     Args:
         repositories: all that are served together.
         name: of the model.
         is_opened: its versions are loaded too, unless something is refused already.
+        config_name: of the configuration that counts where the model has several.
     """
     holders = [repository for repository in repositories if name in repository.model_names()]
     if len(holders) > 1:
         places = " and ".join(str(repository.root) for repository in holders)
         return [Finding("refused", "name", f"the model lies in {places}; keep it in one repository.")]
     try:
-        config = read_config(holders[0].model_directory(name))
+        config = read_config(holders[0].model_directory(name), config_name)
     except Error as problem:
         return [Finding("refused", "config.pbtxt", str(problem))]
     available = {other for repository in repositories for other in repository.model_names()}

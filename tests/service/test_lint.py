@@ -159,6 +159,15 @@ def test_a_repository_that_is_not_there_is_an_error_of_usage(
     assert lint([str(tmp_path)]) == 2
 
 
+def test_the_configuration_of_a_kind_of_machine_is_read_where_there_is_one(model: Model) -> None:
+    root = model(TENSORS)
+    (root / "m" / "configs").mkdir()
+    (root / "m" / "configs" / "h100.pbtxt").write_text("runtime: 'x'" + TENSORS)
+    assert lint([str(root)]) == 0
+    assert lint(["--model-config-name", "h100", str(root)]) == 1
+    assert lint(["--model-config-name", "other", str(root)]) == 0
+
+
 def test_a_version_can_be_opened_to_be_sure(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     root = model("max_batch_size: 4 input { name: 'wrong' data_type: TYPE_FP32 dims: 2 }")
     (root / "m" / "1" / "model.onnx").write_bytes(make_scale_model(2.0).SerializeToString())
