@@ -32,6 +32,7 @@ class Field:
 
 _YES = Field("honoured")
 _NOT_YET = Field("refused", "not built yet")
+_RATE_LIMIT = Field("honoured", "with `--rate-limit execution_count`; without it nothing is limited, as in Triton")
 _HINT = Field("emulated", "a hint for speed that is not taken; the answers are the same")
 
 _SHAPE_TENSOR = Field("refused", "shape tensors of TensorRT; build the plan with fixed shapes")
@@ -39,8 +40,8 @@ _SHAPE_TENSOR = Field("refused", "shape tensors of TensorRT; build the plan with
 # By dotted path of the field; a map of plain values is one field, a map of messages is entered.
 HONOURED_FIELDS: Mapping[str, Field] = {
     "name": Field("honoured", "must be the directory's name where it is given"),
-    "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`; any other is refused"),
-    "backend": Field("honoured", "`onnxruntime`, `tensorrt`, `openvino`; any other is refused"),
+    "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`, `python`; any other is refused"),
+    "backend": Field("honoured", "`onnxruntime`, `tensorrt`, `openvino`, `python`; any other is refused"),
     "runtime": Field("refused", "names a shared library of Triton's; leave it out"),
     "version_policy.latest.num_versions": _YES,
     "version_policy.all": _YES,
@@ -100,17 +101,17 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "optimization.eager_batching": _HINT,
     "dynamic_batching.preferred_batch_size": _YES,
     "dynamic_batching.max_queue_delay_microseconds": _YES,
-    "dynamic_batching.preserve_ordering": _NOT_YET,
-    "dynamic_batching.priority_levels": _NOT_YET,
-    "dynamic_batching.default_priority_level": _NOT_YET,
-    "dynamic_batching.default_queue_policy.timeout_action": _NOT_YET,
+    "dynamic_batching.preserve_ordering": _YES,
+    "dynamic_batching.priority_levels": _YES,
+    "dynamic_batching.default_priority_level": _YES,
+    "dynamic_batching.default_queue_policy.timeout_action": _YES,
     "dynamic_batching.default_queue_policy.default_timeout_microseconds": _YES,
     "dynamic_batching.default_queue_policy.allow_timeout_override": _YES,
     "dynamic_batching.default_queue_policy.max_queue_size": _YES,
-    "dynamic_batching.priority_queue_policy.timeout_action": _NOT_YET,
-    "dynamic_batching.priority_queue_policy.default_timeout_microseconds": _NOT_YET,
-    "dynamic_batching.priority_queue_policy.allow_timeout_override": _NOT_YET,
-    "dynamic_batching.priority_queue_policy.max_queue_size": _NOT_YET,
+    "dynamic_batching.priority_queue_policy.timeout_action": _YES,
+    "dynamic_batching.priority_queue_policy.default_timeout_microseconds": _YES,
+    "dynamic_batching.priority_queue_policy.allow_timeout_override": _YES,
+    "dynamic_batching.priority_queue_policy.max_queue_size": _YES,
     "sequence_batching.direct.max_queue_delay_microseconds": _YES,
     "sequence_batching.direct.minimum_slot_utilization": _YES,
     "sequence_batching.oldest.max_candidate_sequences": _YES,
@@ -151,10 +152,10 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "instance_group.name": _YES,
     "instance_group.kind": Field("honoured", "`KIND_MODEL` is refused"),
     "instance_group.count": _YES,
-    "instance_group.rate_limiter.resources.name": _NOT_YET,
-    "instance_group.rate_limiter.resources.global": _NOT_YET,
-    "instance_group.rate_limiter.resources.count": _NOT_YET,
-    "instance_group.rate_limiter.priority": _NOT_YET,
+    "instance_group.rate_limiter.resources.name": _RATE_LIMIT,
+    "instance_group.rate_limiter.resources.global": _RATE_LIMIT,
+    "instance_group.rate_limiter.resources.count": _RATE_LIMIT,
+    "instance_group.rate_limiter.priority": _RATE_LIMIT,
     "instance_group.gpus": Field("honoured", "the first GPU only"),
     "instance_group.secondary_devices.kind": Field("refused", "NVDLA cores are not used; leave it out"),
     "instance_group.secondary_devices.device_id": Field("refused", "NVDLA cores are not used; leave it out"),
@@ -174,7 +175,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "model_warmup.inputs.input_data_file": _YES,
     "model_warmup.count": _YES,
     "model_operations.op_library_filename": Field("refused", "foreign code is not loaded into the server"),
-    "model_transaction_policy.decoupled": _NOT_YET,
+    "model_transaction_policy.decoupled": Field("honoured", "of Python models and of ensembles over them"),
     "model_repository_agents.agents.name": Field("refused", "agents are shared libraries of Triton's; leave them out"),
     "model_repository_agents.agents.parameters": Field("refused", "see the agent's name"),
     "response_cache.enable": Field("honoured", "with the flag `--cache-config local,size=BYTES`"),

@@ -16,7 +16,7 @@ from enginehouse.errors import NotReady
 from enginehouse.onnxruntime_engine import check_one_distribution
 from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
-from service.clock import LoopClock
+from service.clock import Clock, LoopClock
 from service.controls import Controls
 from service.forwarding import HeaderPattern
 from service.grpc.listener import GrpcListener
@@ -30,6 +30,7 @@ from service.log_settings import LogSettings
 from service.memory_estimate import MemoryBudget
 from service.metrics import ServerMetrics
 from service.model_control import ModelControl
+from service.rate_limiter import RateLimiter, limit_from_text
 from service.registry import Registry
 from service.repositories import open_repositories
 from service.response_cache import ResponseCache, capacity_from_flags
@@ -73,6 +74,7 @@ class Service:
             infer=lambda request, settle: self.server.infer(request, settle),
             resolve=registry.resolve,
             has_response_cache=cache is not None,
+            rate_limiter=_rate_limiter(settings, clock),
         )
         threads = LoadThreads(settings.model_load_thread_count)
         self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs, threads)
@@ -139,6 +141,11 @@ class Service:
         await self.metrics.stop()
         await asyncio.to_thread(self._controls.close)
         return True
+
+
+def _rate_limiter(settings: Settings, clock: Clock) -> RateLimiter | None:
+    limits = [limit_from_text(text) for text in settings.rate_limit_resource]
+    return RateLimiter(clock, limits) if settings.rate_limit == "execution_count" else None
 
 
 async def serve(settings: Settings, announce: Callable[[str], None]) -> None:

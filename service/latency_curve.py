@@ -8,7 +8,7 @@ slower or faster is believed after half a window of runs.
 """
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,24 +36,6 @@ class MeasuredPoint:
     rows: int
     median_seconds: float
     p99_seconds: float
-
-
-class HighQuantile:
-    """What all but a few of the latest were within; `initial` until there are enough to tell."""
-
-    def __init__(self, initial: float) -> None:
-        self.value = initial
-        self._latest: deque[float] = deque()
-        self._ranked: list[float] = []
-
-    def add(self, measured: float) -> None:
-        self._latest.append(measured)
-        insort(self._ranked, measured)
-        if len(self._latest) > WINDOW:
-            oldest = self._latest.popleft()
-            del self._ranked[bisect_left(self._ranked, oldest)]
-        if len(self._latest) >= _FEW:
-            self.value = self._ranked[_rank(len(self._ranked))]
 
 
 class _Size:

@@ -1,5 +1,7 @@
 """Keeps a model's latency objective: refuses at the door what cannot be in time, and sizes batches by the clock."""
 
+import math
+from collections import deque
 from dataclasses import dataclass
 
 from enginehouse.errors import Overloaded
@@ -8,7 +10,7 @@ from service.batch import BatchPolicy
 from service.clock import Clock
 from service.deadline_plan import Outlook, Plan, best_batch_rows, plan_batch, predicted_end
 from service.instance import Batch
-from service.latency_curve import HighQuantile, LatencyCurve, points_from_evidence
+from service.latency_curve import LatencyCurve, points_from_evidence
 from service.loaded import LoadedVersion
 from service.queue import Pending, RequestQueue
 
@@ -16,7 +18,11 @@ from service.queue import Pending, RequestQueue
 PROBE_AFTER_SECONDS = 0.25
 
 _RATE_WINDOW_SECONDS = 0.02
-_RATE_WEIGHT = 0.3
+_RATE_MEMORY_SECONDS = 0.05
+
+# How busy the loop is changes faster than how fast the engine is.
+_DELIVERY_MEMORY_SECONDS = 1.0
+_DELIVERY_WINDOW = 32
 
 
 def objective_of(loaded: LoadedVersion, policy: BatchPolicy, slo_seconds: float, clock: Clock) -> "Objective | None":
@@ -42,8 +48,31 @@ class ArrivalRate:
         self._rows += rows
         passed = now - self._since
         if passed >= _RATE_WINDOW_SECONDS:
-            self.rows_per_second += _RATE_WEIGHT * (self._rows / passed - self.rows_per_second)
+            weight = -math.expm1(-passed / _RATE_MEMORY_SECONDS)
+            self.rows_per_second += weight * (self._rows / passed - self.rows_per_second)
             self._since, self._rows = now, 0
+
+
+class Delivery:
+    """What answers took of late from the end of their run to their callers."""
+
+    def __init__(self) -> None:
+        self._latest: deque[tuple[float, float]] = deque(maxlen=_DELIVERY_WINDOW)
+
+    def add(self, seconds: float, now: float) -> None:
+        self._latest.append((now, seconds))
+
+    def seconds(self, now: float) -> float:
+        """What nine of ten took; 0 if there were none."""
+        while self._latest and self._latest[0][0] < now - _DELIVERY_MEMORY_SECONDS:
+            self._latest.popleft()
+        ranked = sorted(seconds for _, seconds in self._latest)
+        return ranked[math.ceil(0.9 * len(ranked)) - 1] if ranked else 0.0
+
+    def last_seconds(self, now: float) -> float:
+        """What the last one took, and no more than what nine of ten did."""
+        seconds = self.seconds(now)
+        return min(seconds, self._latest[-1][1]) if self._latest else 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -73,7 +102,8 @@ class Objective:
         self._policy = policy
         self._clock = clock
         self._arrivals = ArrivalRate(clock.now())
-        self._delivery = HighQuantile(0.0)
+        self._delivery = Delivery()
+        self._reserve_seconds = 0.0
         self._instances = 0
         self._running: dict[int, _Run] = {}
         self._measured_at = -PROBE_AFTER_SECONDS
@@ -93,6 +123,9 @@ class Objective:
         self._arrivals.count(pending.rows, now)
         if not self._curve.is_known:
             return
+        if not self._running and not queue.depth:
+            # The crowd that kept the loop busy is gone: the last answer tells more than those before.
+            self._reserve_seconds = self._delivery.last_seconds(now)
         outlook = self._outlook(now)
         priority, due = pending.request.priority, pending.due
         before = queue.rows_before(priority, due)
@@ -125,14 +158,14 @@ class Objective:
         if len(batch.executions) == 1:
             self._measured_at = now
             is_probe = any(pending.is_probe for pending in batch.pendings)
-            if is_probe:
-                self._delivery = HighQuantile(0.0)
             self._curve.observe(batch.rows, now - batch.started_at, is_afresh=is_probe)
             self._plan_size()
 
     def delivered(self, ended_at: float) -> None:
         """The callers of a batch that ended at that moment have their answers."""
-        self._delivery.add(self._clock.now() - ended_at)
+        now = self._clock.now()
+        self._delivery.add(now - ended_at, now)
+        self._reserve_seconds = self._delivery.seconds(now)
 
     def _lateness_behind(self, pending: Pending, queue: RequestQueue, before: int, outlook: Outlook) -> float:
         """By how much the worst of those whom it overtakes would be late because of it; 0 if none would be."""
@@ -153,11 +186,11 @@ class Objective:
             [now] * idle + busy if idle else busy,
             self._batch_rows,
             self._arrivals.rows_per_second,
-            self._delivery.value,
+            self._reserve_seconds,
         )
 
     def _plan_size(self) -> None:
         if self._policy.is_dynamic:
             self._batch_rows = best_batch_rows(
-                self._curve, self._slo_seconds, self._delivery.value, self._instances, self._arrivals.rows_per_second
+                self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from enginehouse.errors import Error
 from service.backend_config import max_batch_sizes_from_flags
+from service.rate_limiter import limit_from_text
 from service.response_cache import capacity_from_flags
 
 ENVIRONMENT_PREFIX = "ENGINEHOUSE_"
@@ -84,6 +86,12 @@ class Settings(BaseSettings):
     response_cache_byte_size: int | None = Field(
         None, ge=0, description="the older form of --cache-config; 0 for no cache"
     )
+    rate_limit: Literal["off", "execution_count"] = Field(
+        "off", description="execution_count lets instances run only while the resources that they name are free"
+    )
+    rate_limit_resource: tuple[str, ...] = Field(
+        (), description="how many there are of a resource: name:count or name:count:device; repeat it"
+    )
     grpc_header_forward_pattern: str = Field(
         "", description="headers of gRPC in whose name this regular expression is found become parameters"
     )
@@ -120,6 +128,17 @@ class Settings(BaseSettings):
         if isinstance(value, str | Path):
             return tuple(place.strip() for place in str(value).split(",") if place.strip())
         return value
+
+    @model_validator(mode="after")
+    def _resources_can_be_limited(self) -> "Settings":
+        for text in self.rate_limit_resource:
+            try:
+                limit_from_text(text)
+            except Error as problem:
+                raise ValueError(str(problem)) from problem
+        if self.rate_limit_resource and self.rate_limit == "off":
+            raise ValueError("--rate-limit-resource needs --rate-limit execution_count; without it nothing is limited")
+        return self
 
     @model_validator(mode="after")
     def _cache_is_given_once(self) -> "Settings":

@@ -96,6 +96,7 @@ class Simulation:
         self.instances = [SimulatedInstance(self.clock, seconds_of, self.batcher.on_done) for _ in range(instances)]
         self.batcher.add_instances(self.instances)  # type: ignore[arg-type]
         self.asked: list[Asked] = []
+        self.seconds_to_write = 0.0
 
     def ask(self, rows: int = 1, shape_key: Hashable = None, **fields: Any) -> Asked:
         now = self.clock.now()
@@ -136,23 +137,16 @@ class Simulation:
         return (pending.level, 0, pending.due if self.queue_policy.slo_seconds else pending.queued_at)
 
     def run_poisson(
-        self,
-        rows_per_second: float,
-        seconds: float,
-        seed: int = 0,
-        ask: Callable[[random.Random], object] | None = None,
+        self, rows_per_second: float, seconds: float, seed: int = 0, and_then: float = 10_000
     ) -> list[Asked]:
-        """Ask at random moments, however busy it is, and wait for all answers."""
+        """Ask for a row at random moments, however busy it is, and let some time pass behind."""
         rng = random.Random(seed)
         end = self.clock.now() + seconds
         first = len(self.asked)
         while (pause := rng.expovariate(rows_per_second)) + self.clock.now() < end:
             self.clock.advance(pause)
-            if ask is None:
-                self.ask()
-            else:
-                ask(rng)
-        self.clock.advance(10_000)
+            self.ask()
+        self.clock.advance(and_then)
         return self.asked[first:]
 
     @property
@@ -160,5 +154,6 @@ class Simulation:
         return [batch for instance in self.instances for batch in instance.batches]
 
     def _settle(self, batch: Batch) -> None:
+        self.clock.time += self.seconds_to_write
         for pending in batch.pendings:
             pending.settle(InferResponse("m", "1", "", (), Timings(0, 0, 0, 0, 0, batch.rows)))

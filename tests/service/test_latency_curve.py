@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.evidence import CandidateRecord, LatencyPoint
-from service.latency_curve import WINDOW, HighQuantile, LatencyCurve, MeasuredPoint, points_from_evidence
+from service.latency_curve import WINDOW, LatencyCurve, MeasuredPoint, points_from_evidence
 from tests.enginehouse.conftest import make_evidence
 
 EVIDENCE = (MeasuredPoint(1, 0.002, 0.003), MeasuredPoint(8, 0.009, 0.0099), MeasuredPoint(32, 0.033, 0.0363))
@@ -106,17 +106,6 @@ def test_more_rows_never_take_less_time_whatever_was_measured(
         foretold = [curve.seconds(each) for each in range(1, 41)]
         assert all(less <= more * (1 + 1e-9) for less, more in pairwise(foretold))
         assert foretold[0] > 0
-
-
-@given(st.lists(st.floats(0, 100), min_size=10, max_size=400))
-def test_a_high_quantile_is_that_of_the_latest(measured: list[float]) -> None:
-    quantile = HighQuantile(7.0)
-    for number, value in enumerate(measured):
-        assert quantile.value == 7.0 or number >= 10
-        quantile.add(value)
-    latest = sorted(measured[-WINDOW:])
-    assert sum(value <= quantile.value for value in latest) >= 0.97 * len(latest)
-    assert sum(value < quantile.value for value in latest) < 0.97 * len(latest)
 
 
 def test_the_curve_of_the_evidence_is_that_of_the_candidate_that_serves() -> None:

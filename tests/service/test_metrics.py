@@ -31,6 +31,8 @@ OURS = {
     "enginehouse_model_degraded": "gauge",
     "enginehouse_golden_failures_total": "counter",
     "enginehouse_request_duration_seconds": "histogram",
+    "enginehouse_decode_duration_seconds": "histogram",
+    "enginehouse_encode_duration_seconds": "histogram",
     "enginehouse_queue_duration_seconds": "histogram",
     "enginehouse_compute_duration_seconds": "histogram",
     "enginehouse_batch_rows": "histogram",

@@ -147,6 +147,36 @@ def test_a_spell_of_slow_runs_is_forgotten() -> None:
     assert in_time(asked) >= 0.95 * len(asked)
 
 
+def test_answers_that_take_long_to_write_leave_less_time_until_the_crowd_is_gone() -> None:
+    """Each answer keeps the loop for six milliseconds, as a crowd of large ones does; then they take nothing."""
+    one = Simulation(BatchPolicy(1), flat, objective(0.025), points=points(flat, 1))
+    one.seconds_to_write = 0.006
+    for _ in range(20):
+        asked = one.ask()
+        one.clock.advance(0.02)
+        assert asked.is_answered
+    first, second = one.ask(), one.ask()
+    assert isinstance(second.answer, Overloaded)
+    one.seconds_to_write = 0.0
+    one.clock.advance(1)
+    assert first.is_in_time
+    first, second = one.ask(), one.ask()
+    one.clock.advance(1)
+    assert first.is_in_time
+    assert second.is_in_time
+
+
+def test_a_crowd_that_is_gone_does_not_keep_the_next_one_out() -> None:
+    one = Simulation(BatchPolicy(1), flat, objective(0.025), points=points(flat, 1))
+    one.seconds_to_write = 0.012
+    one.run_poisson(400, 2, and_then=0.0)
+    one.seconds_to_write = 0.0
+    one.clock.advance(0.06)
+    lonely = one.ask()
+    one.clock.advance(1)
+    assert lonely.is_in_time
+
+
 def test_a_request_that_cannot_be_in_time_is_told_when_it_could() -> None:
     one = Simulation(BatchPolicy(1), flat, objective(0.025), points=points(flat, 1))
     first, second, third = one.ask(), one.ask(), one.ask()

@@ -135,3 +135,23 @@ async def test_the_server_says_who_it_is_and_only_what_it_can(house: House) -> N
     here = ["model_repository", "model_configuration", "binary_tensor_data", "statistics", "trace", "logging"]
     assert set(answer.extensions) >= set(here)
     assert not {"system_shared_memory", "cuda_shared_memory"} & set(answer.extensions)
+
+
+async def test_counters_go_on_through_a_reload_and_count_what_transports_wrote(house: House) -> None:
+    publish(house.root)
+    await house.server.load("m")
+    await house.factor()
+    house.server.count_encode("m", "1", 0.002)
+    house.server.count_encode("m", "", 0.002)
+    await house.server.load("m")
+    await house.factor()
+    statistics = house.registry.resolve("m", "").statistics
+    assert statistics.success.count == 2
+    assert sum(statistics.encode_histogram.counts) == 2
+    assert statistics.encode_histogram.total == pytest.approx(0.004)
+    assert house.metric("nv_inference_request_success", 1) == 2
+    await house.server.unload("m")
+    house.server.count_encode("m", "1", 0.002)
+    assert sum(statistics.encode_histogram.counts) == 2
+    await house.server.load("m")
+    assert house.metric("nv_inference_request_success", 1) == 2

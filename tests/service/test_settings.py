@@ -133,3 +133,12 @@ def test_a_missing_repository_is_told_before_anything_starts(
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_says_what_it_is_for(name: str) -> None:
     assert Settings.model_fields[name].description
+
+
+def test_resources_are_limited_where_the_rate_limiter_is_on(read: Read) -> None:
+    flags = ("--rate-limit", "execution_count", "--rate-limit-resource", "R1:4", "--rate-limit-resource", "R2:1:0")
+    assert read(*flags).rate_limit_resource == ("R1:4", "R2:1:0")
+    with pytest.raises(ValidationError, match="needs --rate-limit execution_count"):
+        read("--rate-limit-resource", "R1:4")
+    with pytest.raises(ValidationError, match="name:count or name:count:device is expected"):
+        read("--rate-limit", "execution_count", "--rate-limit-resource", "R1")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.computation import Execution
 from service.request import Timings
-from service.statistics import FAILURE_REASONS, Duration, Histogram, ModelStatistics
+from service.statistics import FAILURE_REASONS, Duration, Histogram, ModelStatistics, StatisticsTable
 
 SECONDS = st.floats(0, 20, allow_nan=False)
 BATCHES = st.lists(st.tuples(st.lists(st.integers(1, 5), min_size=1, max_size=4), SECONDS, SECONDS, SECONDS))
@@ -31,6 +31,7 @@ def test_requests_batches_and_rows_add_up(
     assert counted.rows_histogram.total == counted.inference_count
     assert sum(counted.request_histogram.counts) == sum(counted.queue_histogram.counts) == requests
     assert sum(counted.failures.values()) == counted.fail.count == len(failures)
+    assert sum(counted.decode_histogram.counts) == requests
     assert counted.queue.seconds == pytest.approx(0.5 * requests)
     assert counted.last_inference_ms == (7 if requests else 0)
 
@@ -54,3 +55,10 @@ def test_a_duration_is_whole_nanoseconds() -> None:
     duration.add(1.5)
     duration.add(0.25, count=3)
     assert (duration.count, duration.nanoseconds) == (4, 1_750_000_000)
+
+
+def test_what_is_counted_of_a_version_is_there_again_when_it_comes_back() -> None:
+    table = StatisticsTable()
+    table.of("m", "1").count_encode(0.5)
+    assert table.of("m", "1").encode_histogram.total == 0.5
+    assert table.of("m", "2").encode_histogram.total == table.of("n", "1").encode_histogram.total == 0
