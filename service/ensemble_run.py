@@ -58,7 +58,7 @@ class Journey:
 class _Scope:
     """Tensors that belong together: those of the request, or those that follow from one answer of a decoupled step."""
 
-    __slots__ = ("is_collected", "number", "order", "started", "tensors", "uses")
+    __slots__ = ("number", "order", "started", "tensors", "uses")
 
     def __init__(self, number: int, order: int, uses: Mapping[str, int]) -> None:
         self.number = number
@@ -66,7 +66,6 @@ class _Scope:
         self.tensors: dict[str, WireTensor | None] = {}
         self.uses = dict(uses)
         self.started: set[int] = set()
-        self.is_collected = False
 
     def use(self, name: str) -> WireTensor | None:
         """Look at a tensor once; the last look takes it out."""
@@ -167,7 +166,7 @@ class EnsembleRun:
         for name, tensor in tensors.items():
             if scope.uses.get(name):
                 scope.tensors[name] = tensor
-        if scope.number == self._plan.result_scope and not scope.is_collected:
+        if scope.number == self._plan.result_scope:
             self._collect(scope)
         for position in dict.fromkeys(step for name in tensors for step in self._route.takers.get(name, ())):
             step = self._plan.steps[position]
@@ -251,11 +250,13 @@ class EnsembleRun:
             self._start(waiting.popleft(), call.position)
 
     def _collect(self, scope: _Scope) -> None:
-        """Hand the outputs over once all are there, in the order in which what they follow from was given."""
+        """Hand the outputs over once all are there, in the order in which what they follow from was given.
+
+        That is once for a scope: every step on the route leads to an output, so then all of them have run.
+        """
         names = {result.tensor for result in self._route.results}
         if not all(name in scope.tensors for name in names):
             return
-        scope.is_collected = True
         tensors = {name: scope.use(name) for name in names}
         outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
         self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None)

@@ -105,7 +105,7 @@ class ResponseCache:
         load = self._loads.get(model)
         if load is None:
             load = self._loads[model] = next(self._next_load)
-        parameters = sorted((name, type(value).__name__, value) for name, value in request.parameters.items())
+        parameters = sorted(request.parameters.items(), key=lambda item: item[0])
         digest = hashlib.sha256(repr((load, request.outputs, parameters)).encode(errors="surrogatepass"))
         for tensor in sorted(request.inputs, key=lambda tensor: tensor.name):
             data = memoryview(tensor.data)

@@ -22,9 +22,9 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import FakeClock
 from service.ensemble import MAX_REQUESTS, EnsembleModel
 from service.loaded import LoadedVersion
-from service.request import Admitted, InferRequest, InferResponse, SequencePosition, WireTensor
+from service.request import Admitted, InferRequest, InferResponse, SequencePosition, Settle, WireTensor
 from service.statistics import ModelStatistics
-from tests.service.fake_steps import FakeSteps, ensemble_config, numbers, step_config, step_text
+from tests.service.fake_steps import Call, FakeSteps, ensemble_config, numbers, step_config, step_text
 
 DECOUPLED = "model_transaction_policy { decoupled: true }"
 CHAIN = [step_text("a", {"x": "in"}, {"y": "p"}), step_text("b", {"x": "p"}, {"y": "out"})]
@@ -195,6 +195,66 @@ def test_requests_wait_at_the_entry_in_their_order_and_leave_it_at_their_deadlin
     bench.steps.call("b").answer(y=[8])
     assert bench.outputs("last") == {"out": [8]}
     assert bench.is_empty()
+
+
+def test_nobody_who_comes_later_takes_the_place_of_one_who_waits() -> None:
+    bench = chain(scheduling="max_inflight_requests: 1")
+    bench.ask("first")
+    bench.ask("second", id="second")
+    bench.steps.call("a").answer(y=[1])
+    bench.steps.call("b").answer(y=[1])
+    bench.ask("third", id="third")
+    bench.clock.run_ready()
+    assert [call.request.id for call in bench.steps.open] == ["second"]
+
+
+def test_a_request_that_waited_leaves_no_timer_behind() -> None:
+    bench = chain(scheduling="max_inflight_requests: 1")
+    bench.ask("first")
+    gone = bench.ask("gone", deadline=1000.0)
+    bench.ask("served", deadline=1000.0)
+    visits = [weakref.ref(visit) for visit in bench.model._line]
+    assert gone is not None
+    gone.cancel()
+    del gone
+    for _ in range(2):
+        bench.steps.call("a").answer(y=[1])
+        bench.steps.call("b").answer(y=[1])
+        bench.clock.run_ready()
+    assert bench.outputs("served") == {"out": [1]}
+    gc.collect()
+    assert [visit() for visit in visits] == [None, None]
+
+
+def test_a_caller_that_leaves_while_a_step_is_asked_takes_it_along() -> None:
+    bench = diamond()
+    visit = bench.ask()
+    infer = bench.steps.infer
+
+    def infer_and_leave(request: InferRequest, settle: Settle) -> Call | None:
+        call = infer(request, settle)
+        if request.model_name == "b":
+            assert visit is not None
+            visit.cancel()
+        return call
+
+    assert visit is not None
+    visit.run._infer = infer_and_leave  # type: ignore[attr-defined]
+    bench.steps.call("a").answer(y=[5])
+    assert isinstance(bench.error(), Cancelled)
+    assert bench.steps.asked == ["a", "b"]
+    assert bench.is_empty()
+
+
+def test_a_request_is_refused_at_the_entry_while_a_step_does_not_answer() -> None:
+    bench = chain()
+    del bench.steps.configs["b"]
+    assert bench.ask() is None
+    assert isinstance(bench.error(), NotReady)
+    assert bench.steps.asked == []
+    bench.steps.add(step_config("b"))
+    bench.ask("two")
+    assert bench.steps.names() == ["a"]
 
 
 def test_the_entry_is_bounded() -> None:

@@ -95,6 +95,17 @@ def test_the_order_of_the_inputs_makes_no_difference_and_their_names_do(bench: M
     assert cached.answers.values(swapped) == [1.0]
 
 
+def test_the_same_bytes_under_another_name_type_or_shape_are_another_request(bench: MakeBench) -> None:
+    cached = CachedBench(
+        bench(inputs=(TensorSpec("x", X.dtype, (-1, -1)),), outputs=(TensorSpec("y", X.dtype, (-1, -1)),))
+    )
+    array = np.arange(4, dtype=np.float32)
+    cached.ask(InferRequest("m", "", (tensor(array.reshape(1, 4)),)))
+    assert not cached.is_hit(InferRequest("m", "", (tensor(array.reshape(2, 2)),)))
+    for other in (tensor(array.reshape(1, 4), "w"), tensor(array.view(np.int32).reshape(1, 4), dtype="INT32")):
+        assert isinstance(cached.answers.error(cached.ask(InferRequest("m", "", (other,)))), InvalidInput)
+
+
 def test_a_sequence_is_never_answered_from_the_cache(cached: CachedBench) -> None:
     cached.ask()
     assert not cached.is_hit(numbered(1.0, parameters={"sequence_id": 7}))
