@@ -59,8 +59,18 @@ def check_ragged(config: ModelConfig, inputs: Sequence[TensorSpec]) -> None:
             f"model '{config.name}': allow_ragged_batch, batch_input and batch_output need max_batch_size above 0."
         )
     found = {spec.name: spec for spec in inputs}
+    _check_sources(config, {rule.source for rule in derived} | set(scattered.values()))
     _check_derived(config, derived, found)
     _check_scattered(config, scattered)
+
+
+def _check_sources(config: ModelConfig, sources: set[str]) -> None:
+    for tensor in config.input:
+        if tensor.optional and tensor.name in sources:
+            raise InvalidInput(
+                f"model '{config.name}': input '{tensor.name}' is optional, and batch_input or batch_output need its "
+                "shape; make it required."
+            )
 
 
 def _check_derived(config: ModelConfig, derived: Sequence[Derived], found: dict[str, TensorSpec]) -> None:

@@ -54,6 +54,11 @@ def test_what_is_joined_derived_and_scattered_is_read() -> None:
             "clients cannot send batch input 'x' too",
         ),
         (
+            f"max_batch_size: 4 {INPUT} {OUTPUT} {SCATTER}".replace("allow_ragged_batch", "optional"),
+            (),
+            "input 'x' is optional, and batch_input or batch_output need its shape",
+        ),
+        (
             f"max_batch_size: 4 {INPUT} {OUTPUT.replace('-1', '[ 2, -1 ]')} {SCATTER}",
             (),
             "input 'x' has only 1 to fill the open ones",
