@@ -27,6 +27,7 @@ class PlannedStep:
     Attributes:
         model_version: empty for the newest that answers at the time of a request.
         inputs: what it is given.
+        tensors: of the ensemble that it is given, each once.
         outputs: by name of its output, the tensor of the ensemble that it becomes.
         scope: how often it runs.
         opens: the scope of its outputs; another one than its own if it is decoupled.
@@ -35,6 +36,7 @@ class PlannedStep:
     model_name: str
     model_version: str
     inputs: tuple[Feed, ...]
+    tensors: tuple[str, ...]
     outputs: Mapping[str, str]
     scope: int
     opens: int
@@ -50,11 +52,15 @@ class Route:
 
     Attributes:
         results: the wanted outputs, in order.
+        result_tensors: what they are made from.
+        asked: by position of a step, which of its outputs are needed.
         takers: by tensor, the steps that are given it.
         uses: by tensor, how often it is looked at before nobody needs it any more.
     """
 
     results: tuple[Feed, ...]
+    result_tensors: frozenset[str]
+    asked: Mapping[int, tuple[str, ...]]
     takers: Mapping[str, tuple[int, ...]]
     uses: Mapping[str, int]
 
@@ -88,13 +94,17 @@ class EnsemblePlan:
             position = makers.get(open_tensors.pop())
             if position is not None and position not in needed:
                 needed.add(position)
-                open_tensors |= {feed.tensor for feed in self.steps[position].inputs}
+                open_tensors.update(self.steps[position].tensors)
         takers: dict[str, tuple[int, ...]] = {}
         for position in sorted(needed):
-            for tensor in dict.fromkeys(feed.tensor for feed in self.steps[position].inputs):
+            for tensor in self.steps[position].tensors:
                 takers[tensor] = (*takers.get(tensor, ()), position)
         uses = Counter({tensor: len(positions) for tensor, positions in takers.items()}) + Counter(wanted)
-        return Route(tuple(results), takers, uses)
+        asked = {
+            position: tuple(name for name, tensor in self.steps[position].outputs.items() if tensor in uses)
+            for position in needed
+        }
+        return Route(tuple(results), frozenset(wanted), asked, takers, uses)
 
 
 def plan_from_config(config: ModelConfig, config_of: ConfigOf) -> EnsemblePlan:
@@ -113,6 +123,7 @@ def plan_from_config(config: ModelConfig, config_of: ConfigOf) -> EnsemblePlan:
             step.model_name,
             version_text(step),
             _feeds(step, model, tensors),
+            tuple(dict.fromkeys(step.input_map.values())),
             dict(step.output_map),
             scopes.of_step[position],
             scopes.of_outputs[position],

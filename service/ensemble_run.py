@@ -170,7 +170,7 @@ class EnsembleRun:
             self._collect(scope)
         for position in dict.fromkeys(step for name in tensors for step in self._route.takers.get(name, ())):
             step = self._plan.steps[position]
-            if position not in scope.started and all(feed.tensor in scope.tensors for feed in step.inputs):
+            if position not in scope.started and all(map(scope.tensors.__contains__, step.tensors)):
                 scope.started.add(position)
                 self._start_or_wait(scope, position)
 
@@ -204,14 +204,14 @@ class EnsembleRun:
 
     def _request(self, call: _Call, step: PlannedStep, now: float) -> InferRequest:
         scope = call.scope
-        tensors = {name: scope.use(name) for name in dict.fromkeys(feed.tensor for feed in step.inputs)}
+        tensors = {name: scope.use(name) for name in step.tensors}
         inputs = [_fed(feed, tensors[feed.tensor]) for feed in step.inputs]
         own = self.request
         return InferRequest(
             step.model_name,
             step.model_version,
             tuple(tensor for tensor in inputs if tensor is not None),
-            tuple(name for name, tensor in step.outputs.items() if tensor in self._route.uses),
+            self._route.asked[call.position],
             id=own.id,
             parameters=dict(own.parameters),
             priority=own.priority,
@@ -254,8 +254,8 @@ class EnsembleRun:
 
         That is once for a scope: every step on the route leads to an output, so then all of them have run.
         """
-        names = {result.tensor for result in self._route.results}
-        if not all(name in scope.tensors for name in names):
+        names = self._route.result_tensors
+        if not names <= scope.tensors.keys():
             return
         tensors = {name: scope.use(name) for name in names}
         outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
