@@ -1,5 +1,6 @@
 """The one object behind every transport: infer, describe, load, unload. It knows no transport."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -29,6 +30,8 @@ from service.registry import Registry
 from service.request import Admitted, InferRequest, Settle
 from service.response_cache import ResponseCache, may_cache
 from service.trace_settings import Changes
+
+_log = logging.getLogger(__name__)
 
 # Only what is there: clients read this list to decide what they may ask for.
 EXTENSIONS = (
@@ -109,6 +112,7 @@ class InferenceServer:
         except Error as refusal:
             deliver(settle, refusal, request.model_name)
             return None
+        _log.debug("infer %s version '%s' request '%s'", request.model_name, request.model_version, request.id)
         tracer = self._controls.tracer
         if tracer.is_on:
             settle = tracer.follow(request, settle)

@@ -217,12 +217,19 @@ def _named(regions: list[Kind], name: str, kind: str) -> list[Kind]:
 def _open(key: str) -> int:
     """Open an object as `shm_open` does, for reading and writing; never make one."""
     name = key.lstrip("/")
-    if not name or "/" in name or "\0" in name or name in (".", "..") or len(name.encode()) > _LONGEST_NAME:
+    if (
+        not name
+        or "/" in name
+        or "\0" in name
+        or name in (".", "..")
+        or len(name.encode(errors="replace")) > _LONGEST_NAME
+    ):
         raise InvalidInput(f"'{key[:80]}' is no key of a shared memory region; a slash and a file name are expected.")
     if name.startswith(_RESERVED_KEYS):
         raise InvalidInput(f"'{key[:80]}' is reserved for the server's own shared memory; take another key.")
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(DIRECTORY / name, flags)
-    except OSError as problem:
-        raise InvalidInput(f"Unable to open shared memory region: '{key}': {problem.strerror}.") from problem
+    except (OSError, UnicodeEncodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "that is no file name"
+        raise InvalidInput(f"Unable to open shared memory region: {key!r}: {reason}.") from problem
