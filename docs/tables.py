@@ -163,13 +163,15 @@ def _metric_families() -> list[tuple[str, str, list[str], str]]:
 
 
 def _exposition() -> str:
-    """The metrics of a server with one model that does nothing."""
+    """The metrics of a server with one model that does nothing, whose answers are kept."""
+    config = ModelConfig(name="any")
+    config.response_cache.enable = True
     engine = FakeEngine((), (), lambda feeds: feeds)
     record = EngineRecord(
         file="any", platform="any", provider="", precision="any", role="chosen", tolerance=GoldenTolerance(original={})
     )
-    loaded = LoadedVersion(ModelConfig(name="any"), 1, Path(), [engine], 0.0, records=[record])
-    model = serve_version(loaded, Surroundings(FakeClock()))
+    loaded = LoadedVersion(config, 1, Path(), [engine], 0.0, records=[record])
+    model = serve_version(loaded, Surroundings(FakeClock(), has_response_cache=True))
     registry = Registry()
     registry.replace("any", [model])
     try:
