@@ -18,6 +18,7 @@ import pytest
 import tritonclient.http as triton_http
 import tritonclient.http.aio as triton_aio
 from onnx import TensorProto
+from tritonclient.utils import InferenceServerException, shared_memory
 
 from tests.conftest import RunningService, StartService, make_identity_model
 from tests.contract.conftest import make_simple_model, save_model
@@ -44,7 +45,14 @@ def service(start_service: StartService, tmp_path_factory: pytest.TempPathFactor
     save_model(repository, "simple", make_simple_model())
     save_model(repository, "words", make_identity_model(TensorProto.STRING, ("batch", 1)))
     save_model(repository, "slow", make_slow_model())
-    flags = ["--http-max-input-size", str(MAX_BYTES), "--http-header-forward-pattern", "^x-mine-"]
+    flags = [
+        "--http-max-input-size",
+        str(MAX_BYTES),
+        "--http-header-forward-pattern",
+        "^x-mine-",
+        "--allow-client-shm",
+        "true",
+    ]
     with start_service(repository, *flags) as running:
         yield running
 
@@ -225,6 +233,26 @@ def test_text_has_no_classes(service: RunningService) -> None:
     answer, content = post(service, "/v2/models/words/infer", body)
     assert answer.status == 400
     assert "unsupported type 'BYTES'" in json.loads(content)["error"]
+
+
+def test_tensors_travel_through_a_clients_memory(client: triton_http.InferenceServerClient) -> None:
+    row = np.array([[0.1, 0.9, 0.3, 0.2, 0.5]], np.float32)
+    region = shared_memory.create_shared_memory_region("forms", "/rest-forms-test", 40)
+    try:
+        shared_memory.set_shared_memory_region(region, [row])
+        client.register_system_shared_memory("forms", "/rest-forms-test", 40)
+        tensor = triton_http.InferInput("INPUT0", [1, 5], "FP32")
+        tensor.set_shared_memory("forms", 20)
+        wanted = triton_http.InferRequestedOutput("OUTPUT0")
+        wanted.set_shared_memory("forms", 20, offset=20)
+        output = client.infer("scores", [tensor], outputs=[wanted]).get_output("OUTPUT0")
+        found = shared_memory.get_contents_as_numpy(region, np.float32, output["shape"], offset=20)
+        np.testing.assert_array_equal(found, row)
+        client.unregister_system_shared_memory("forms")
+        with pytest.raises(InferenceServerException, match="forms"):
+            client.infer("scores", [tensor], outputs=[wanted])
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
 
 
 def raw(service: RunningService, model: str, body: bytes) -> tuple[int, dict[str, Any], bytes]:
