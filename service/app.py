@@ -28,6 +28,7 @@ from service.load_threads import LoadThreads
 from service.loader import VersionLoader
 from service.log_settings import LogSettings
 from service.memory_estimate import MemoryBudget
+from service.memory_return import return_large_blocks
 from service.metrics import ServerMetrics
 from service.model_control import ModelControl
 from service.rate_limiter import RateLimiter, limit_from_text
@@ -55,6 +56,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         check_one_distribution()
+        return_large_blocks()
         repositories = open_repositories(settings.model_repository, settings.repository_cache)
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
