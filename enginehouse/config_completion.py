@@ -20,8 +20,14 @@ _BACKEND_OF_PLATFORM = {
     "onnxruntime_onnx": "onnxruntime",
     "tensorrt_plan": "tensorrt",
     "openvino": "openvino",
+    "python": "python",
 }
-_PLATFORM_OF_FILE = {"model.onnx": "onnxruntime_onnx", "model.plan": "tensorrt_plan", "model.xml": "openvino"}
+_PLATFORM_OF_FILE = {
+    "model.onnx": "onnxruntime_onnx",
+    "model.plan": "tensorrt_plan",
+    "model.xml": "openvino",
+    "model.py": "python",
+}
 FILE_OF_PLATFORM = {platform: file for file, platform in _PLATFORM_OF_FILE.items()}
 
 

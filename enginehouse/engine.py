@@ -1,6 +1,6 @@
 """The one thing that both programs run: a loaded model on one device."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from enginehouse.tensor import Tensors, TensorSpec
 
@@ -18,6 +18,13 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back memory and device; may be called twice."""
         ...
+
+
+@runtime_checkable
+class Killable(Protocol):
+    """An engine in a process of its own, which can be ended although it computes."""
+
+    def kill(self) -> None: ...
 
 
 def optional_inputs(engine: Engine) -> tuple[TensorSpec, ...]:

@@ -43,6 +43,7 @@ class ProcessEngine:
         self._computing = Lock()
         self.inputs = specs_from_words(self._worker.greeting["inputs"])
         self.outputs = specs_from_words(self._worker.greeting["outputs"])
+        self.optional_inputs = specs_from_words(self._worker.greeting["optional_inputs"])
 
     @property
     def pid(self) -> int | None:

@@ -9,11 +9,12 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
 
 from enginehouse.channel import Channel, Message, Words, words_from_error
-from enginehouse.engine import Engine
+from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_options import EngineOptions, SessionOptions
 from enginehouse.open_engine import open_engine
 from enginehouse.tensor import TensorSpec
@@ -34,14 +35,22 @@ def main() -> None:
     connection.set_inheritable(False)
     # A process that a model forks would keep the conversation open after our end.
     os.register_at_fork(after_in_child=connection.close)
-    channel = Channel(connection)
+    status = 0
+    try:
+        _serve(Channel(connection))
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _serve(channel: Channel) -> None:
     with contextlib.suppress(OSError):
         task = channel.receive().words
         module, _, name = _SERVERS[task["do"]].partition(":")
         getattr(import_module(module), name)(channel, task)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def die_with(parent: int) -> None:
@@ -66,7 +75,8 @@ def serve_engine(channel: Channel, task: Words) -> None:
     except Exception as problem:
         channel.send({"error": words_from_error(problem)})
         return
-    channel.send({name: [_words_from_spec(spec) for spec in getattr(engine, name)] for name in ("inputs", "outputs")})
+    specs = {"inputs": engine.inputs, "outputs": engine.outputs, "optional_inputs": optional_inputs(engine)}
+    channel.send({name: [_words_from_spec(spec) for spec in found] for name, found in specs.items()})
     try:
         while True:
             _answer(channel, engine, channel.receive())

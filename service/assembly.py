@@ -15,6 +15,7 @@ from service.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
 from service.objective import objective_of
 from service.opening import close_all
+from service.python_serving import serve_python
 from service.queue import deliver
 from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE, queue_policy_from_config
 from service.ragged import BatchInputs
@@ -100,6 +101,8 @@ def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
         return Batcher(policy, queue_policy, clock, hooks, objective, permits)
 
     statistics = surroundings.statistics.of(config.name, str(loaded.version))
+    if config.backend == "python":
+        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_scheduler, statistics)
     return ServedModel(
         loaded, surroundings.clock, make_scheduler, lambda engine: TensorComputation(engine, layout, derive), statistics
     )
@@ -115,6 +118,8 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
         return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks, permits)
 
     statistics = surroundings.statistics.of(config.name, str(loaded.version))
+    if config.backend == "python":
+        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_scheduler, statistics)
     return ServedModel(
         loaded,
         surroundings.clock,

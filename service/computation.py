@@ -1,15 +1,15 @@
 """What an instance does with the requests of one batch: run them on its engine, and give each its answer."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from enginehouse.engine import Engine
 from enginehouse.errors import Error
 from enginehouse.tensor import Tensors
 from service.queue import Pending
-from service.request import InferRequest, WireTensor
+from service.request import InferRequest, Parameter, WireTensor
 from service.rows import Layout, join, split
 
 
@@ -29,11 +29,16 @@ class Execution:
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """What became of one request: its outputs and the execution that made them, or an error."""
+    """What became of one request: its outputs and the execution that made them, or an error.
+
+    Attributes:
+        parameters: what the model tells the caller besides.
+    """
 
     outputs: tuple[WireTensor, ...] = ()
     execution: Execution | None = None
     error: Error | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 class Computation(Protocol):

@@ -7,11 +7,10 @@ from pathlib import Path
 from enginehouse.config_completion import LENIENT, Completion, complete_config, complete_platform
 from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_choice import needs_gpu
-from enginehouse.engine_options import EngineOptions, engine_options_from_config
 from enginehouse.evidence import EngineRecord
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
-from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from service.engine_doors import Opening, acquaint, open_instance
 from service.golden import check_golden
 from service.memory_return import return_memory
 
@@ -54,16 +53,16 @@ def open_proven(
     _settle_platform(completed, file)
     engines: list[Engine] = []
     try:
-        options = engine_options_from_config(completed)
-        engines.append(_open(file, threads, on_gpu, options))
+        engines.append(_open(file, completed, threads, on_gpu, 0))
         first = engines[0]
         complete_config(completed, first.inputs, first.outputs, completion, optional_inputs(first))
-        for _ in range(count - 1):
+        for instance in range(1, count):
             _return_memory_of(file)
-            engines.append(_open(file, threads, on_gpu, options))
+            engines.append(_open(file, completed, threads, on_gpu, instance))
         if file.record is not None:
             for engine in engines:
                 check_golden(engine, file.path.parent, file.record)
+        acquaint(completed, engines)
     except BaseException:
         close_all(engines)
         raise
@@ -94,11 +93,13 @@ def _settle_platform(config: ModelConfig, file: EngineFile) -> None:
             group.kind = ModelInstanceGroup.KIND_GPU
 
 
-def _open(file: EngineFile, threads: int, on_gpu: bool | None, options: EngineOptions) -> Engine:
+def _open(file: EngineFile, config: ModelConfig, threads: int, on_gpu: bool | None, instance: int) -> Engine:
     record = file.record
     provider = CUDA_PROVIDER if on_gpu else CPU_PROVIDER
     if record is None:
-        return open_engine(file.path, file.platform, threads, provider, None, options)
+        opening = Opening(file.path, file.platform, threads, provider, {}, bool(on_gpu))
+        return open_instance(config, opening, instance)
     if record.provider and needs_gpu(record):
         provider = record.provider
-    return open_engine(file.path, record.platform, threads, provider, record.settings, options)
+    opening = Opening(file.path, record.platform, threads, provider, dict(record.settings), bool(on_gpu))
+    return open_instance(config, opening, instance)

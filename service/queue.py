@@ -41,13 +41,17 @@ class Pending:
         level: of priority; lower ones are served first.
         delay_at: when it steps back behind the others of its level; None for never.
         is_probe: it runs although it may come late, because nobody knows any more how long a run takes.
+        is_cancelled: its caller left.
+        on_cancel: told of that while it runs.
     """
 
     __slots__ = (
         "_settle",
         "delay_at",
+        "is_cancelled",
         "is_probe",
         "level",
+        "on_cancel",
         "queue",
         "queued_at",
         "request",
@@ -66,6 +70,8 @@ class Pending:
         self.level = 0
         self.delay_at = delay_at
         self.is_probe = False
+        self.is_cancelled = False
+        self.on_cancel: Callable[[], None] | None = None
         self.timer: Timer | None = None
         self.queue: Waits | None = None
         self._settle: Settle | None = settle
@@ -80,9 +86,12 @@ class Pending:
         return math.inf if self.request.deadline is None else self.request.deadline
 
     def cancel(self) -> None:
-        """Leave the line because the caller left; what is running finishes unheard."""
-        if self.queue is not None:
-            self.queue.cancel(self)
+        """Leave the line because the caller left; what is running finishes unheard, unless it wants to know."""
+        self.is_cancelled = True
+        if self.queue is not None and self.queue.cancel(self):
+            return
+        if self.on_cancel is not None and not self.is_settled:
+            self.on_cancel()
 
     def settle(self, answer: InferResponse | Error) -> None:
         """Answer the caller, the first time it is called."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from enginehouse.engine import Engine
+from enginehouse.engine import Engine, Killable
 from enginehouse.errors import Error, NotReady
 from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import engine_shape, input_specs, output_specs
@@ -64,6 +64,7 @@ class ServedModel:
             Instance(f"{self.name}-{self.version}-{position}", make_computation(engine), clock, self._scheduler.on_done)
             for position, engine in enumerate(loaded.engines)
         ]
+        self._engines = tuple(loaded.engines)
         self._scheduler.add_instances(self._instances)
 
     @property
@@ -107,11 +108,16 @@ class ServedModel:
     def close(self) -> None:
         """Stop the threads and close the engines; call it from another thread, after `drain`.
 
-        Blocks until what still runs has ended, but not for ever: an engine that hangs is left behind.
+        Blocks until what still runs has ended, but not for ever: an engine that hangs is ended with its process if it
+        has one of its own, and otherwise left behind.
         """
-        for instance in self._instances:
+        for instance, engine in zip(self._instances, self._engines, strict=True):
             try:
-                if not instance.close(CLOSE_PATIENCE_SECONDS):
+                has_ended = instance.close(CLOSE_PATIENCE_SECONDS)
+                if not has_ended and isinstance(engine, Killable):
+                    engine.kill()
+                    has_ended = instance.close(CLOSE_PATIENCE_SECONDS)
+                if not has_ended:
                     _log.error("an engine of model '%s' version %s hangs; it is left behind", self.name, self.version)
             except Exception:
                 _log.exception("an engine of model '%s' version %s could not be closed", self.name, self.version)
@@ -133,7 +139,8 @@ class ServedModel:
             request = pending.request
             timings = _timings(pending, batch, answer.execution)
             self.statistics.count_success(pending.rows, timings, now - _start_of(request, pending), now_ms)
-            pending.settle(InferResponse(self.name, self.version, request.id, answer.outputs, timings))
+            response = InferResponse(self.name, self.version, request.id, answer.outputs, timings, answer.parameters)
+            pending.settle(response)
 
     def _log_failure(self, error: Error) -> None:
         """At most one line in a while: what the metrics count need not fill the log."""

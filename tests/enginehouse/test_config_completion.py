@@ -100,7 +100,7 @@ def test_platform_backend_and_file_follow_from_each_other(
     [
         ("", r"has platform '' and files \['a'\]; expected one of onnxruntime_onnx, tensorrt_plan, openvino"),
         ("platform: 'pytorch_libtorch'", "has platform 'pytorch_libtorch'"),
-        ("backend: 'python'", "has platform 'python'"),
+        ("backend: 'pytorch'", "has platform 'pytorch'"),
         ("platform: 'onnxruntime_onnx' backend: 'tensorrt'", "onnxruntime_onnx does not run on tensorrt"),
         ("backend: 'tensorrt' default_model_filename: '../../other/1/model.plan'", "the name of a file in the version"),
         ("backend: 'tensorrt' default_model_filename: '..'", "the name of a file in the version"),

@@ -26,7 +26,7 @@ def test_onnx_opens_with_onnx_runtime(tmp_path: Path, identity_model: Callable[.
 
 
 def test_every_platform_of_the_configuration_has_a_door_that_is_there() -> None:
-    assert set(ENGINES) == set(FILE_OF_PLATFORM)
+    assert {*ENGINES, "python"} == set(FILE_OF_PLATFORM), "a Python model is opened with its configuration"
     for door in ENGINES.values():
         module, _, name = door.partition(":")
         assert callable(getattr(import_module(module), name))

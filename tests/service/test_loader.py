@@ -220,7 +220,7 @@ def test_instances_on_two_kinds_of_device_each_take_what_runs_there(
         asked.append((path.name, provider))
         return open_engine(path, platform, threads)
 
-    monkeypatch.setattr("service.opening.open_engine", watched)
+    monkeypatch.setattr("service.engine_doors.open_engine", watched)
     loaded = loading.load("instance_group [ { kind: KIND_GPU }, { kind: KIND_CPU }, { kind: KIND_GPU } ]")
     on_gpu, on_cpu = ("model.onnx", CUDA_PROVIDER), ("model.openvino.onnx", CPU_PROVIDER)
     assert asked == [on_gpu, on_gpu, on_cpu]
@@ -242,7 +242,7 @@ def test_a_plan_that_serves_where_the_device_was_left_open_is_reported_on_the_gp
         opened.append(provider)
         return open_engine(path, platform, threads)
 
-    monkeypatch.setattr("service.opening.open_engine", watched)
+    monkeypatch.setattr("service.engine_doors.open_engine", watched)
     loaded = loading.load()
     assert opened == [CUDA_PROVIDER]
     assert loaded.config.instance_group[0].kind == ModelInstanceGroup.KIND_GPU
@@ -313,7 +313,7 @@ def test_threads_and_devices_are_what_the_configuration_says(
         asked.append((threads, provider))
         return open_engine(path, platform, threads)
 
-    monkeypatch.setattr("service.opening.open_engine", watched)
+    monkeypatch.setattr("service.engine_doors.open_engine", watched)
     loading.load(text)
     assert asked == [(threads(), provider) for provider in providers]
 
@@ -328,7 +328,7 @@ def test_nothing_stays_open_when_a_later_instance_fails(loading: Loading, monkey
         opened.append(open_engine(path, platform, threads))
         return opened[0]
 
-    monkeypatch.setattr("service.opening.open_engine", fails_second)
+    monkeypatch.setattr("service.engine_doors.open_engine", fails_second)
     with pytest.raises(OSError, match="no memory"):
         loading.load("instance_group { count: 2 }")
     assert opened[0]._session is None  # type: ignore[attr-defined]

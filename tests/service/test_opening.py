@@ -40,7 +40,7 @@ def test_nothing_stays_open_when_one_is_not_what_it_should_be(
         opened.append(open_engine(*arguments))  # type: ignore[arg-type]
         return opened[-1]
 
-    monkeypatch.setattr("service.opening.open_engine", remember)
+    monkeypatch.setattr("service.engine_doors.open_engine", remember)
     with pytest.raises(VerifyFailed if fault == "golden" else InvalidInput):
         open_proven(engine_file(directory), config, 2, 1, None)
     assert len(opened) == (2 if fault == "golden" else 1)

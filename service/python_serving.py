@@ -1,0 +1,40 @@
+"""What a Python model needs besides an engine and a queue: a way to other models, and an eye on what stays open."""
+
+from enginehouse.engine import Engine
+from enginehouse.python_engine import PythonEngine
+from service.clock import Clock
+from service.loaded import LoadedVersion
+from service.model_calls import ModelCalls
+from service.open_requests import OpenRequests
+from service.request import Infer
+from service.request_computation import RequestComputation
+from service.rows import Layout
+from service.scheduler import Hooks, MakeScheduler, Scheduler
+from service.served_model import ServedModel
+from service.statistics import ModelStatistics
+
+
+def serve_python(
+    loaded: LoadedVersion,
+    clock: Clock,
+    infer: Infer,
+    layout: Layout,
+    make_scheduler: MakeScheduler,
+    statistics: ModelStatistics,
+) -> ServedModel:
+    """Serve a version whose engines are Python models; the scheduler decides as for any other."""
+    calls = ModelCalls(clock, infer)
+    opened: list[OpenRequests] = []
+
+    def make(own_clock: Clock, hooks: Hooks) -> Scheduler:
+        if not loaded.config.model_transaction_policy.decoupled:
+            return make_scheduler(own_clock, hooks)
+        opened.append(OpenRequests(make_scheduler, own_clock, hooks))
+        return opened[0]
+
+    def compute(engine: Engine) -> RequestComputation:
+        assert isinstance(engine, PythonEngine)
+        engine.connect(calls.ask)
+        return RequestComputation(engine, layout, str(loaded.version), clock, opened[0].finish if opened else None)
+
+    return ServedModel(loaded, clock, make, compute, statistics)
