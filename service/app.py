@@ -70,7 +70,7 @@ class Service:
         )
         self._settings = settings
         self._controls = _controls(settings, clock)
-        cache = _cache(settings, clock)
+        cache = _cache(settings, clock, registry)
         surroundings = Surroundings(
             clock,
             infer=lambda request, settle: self.server.infer(request, settle),
@@ -193,9 +193,9 @@ def _completion(settings: Settings) -> Completion:
     return Completion(max_batch_sizes_from_flags(settings.backend_config), settings.strict_model_config)
 
 
-def _cache(settings: Settings, clock: LoopClock) -> ResponseCache | None:
+def _cache(settings: Settings, clock: LoopClock, registry: Registry) -> ResponseCache | None:
     capacity = capacity_from_flags(settings.cache_config, settings.response_cache_byte_size)
-    return ResponseCache(capacity, clock) if capacity else None
+    return ResponseCache(capacity, clock, registry.resolve) if capacity else None
 
 
 def _controls(settings: Settings, clock: LoopClock) -> Controls:

@@ -7,7 +7,7 @@ Everything runs on the thread that owns the queues.
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from weakref import WeakKeyDictionary
@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from enginehouse.errors import Error
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import Clock
+from service.ensemble_plan import version_text
 from service.request import Admitted, InferRequest, InferResponse, Parameter, Settle, Timings, WireTensor
 from service.reserved_parameters import take_reserved
 from service.served import Served
@@ -36,13 +37,19 @@ class ResponseCache:
     """Stands between a request and its model.
 
     An answer is found again for the same inputs (names, types, shapes and bytes), wanted outputs and parameters of the
-    same loaded model: after a reload nothing of before is found. Requests of a sequence are never looked up.
+    same loaded model: after a reload nothing of before is found, of an ensemble also after one of its steps was loaded
+    again. Requests of a sequence are never looked up.
+
+    Args:
+        capacity_bytes: what all entries together may take.
+        resolve: finds what answers for a name and a version, empty for the newest.
     """
 
-    def __init__(self, capacity_bytes: int, clock: Clock) -> None:
+    def __init__(self, capacity_bytes: int, clock: Clock, resolve: Callable[[str, str], Served]) -> None:
         self.used_bytes = 0
         self._capacity_bytes = capacity_bytes
         self._clock = clock
+        self._resolve = resolve
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._loads: WeakKeyDictionary[Served, int] = WeakKeyDictionary()
         self._next_load = count()
@@ -52,15 +59,16 @@ class ResponseCache:
 
     def infer(self, model: Served, request: InferRequest, settle: Settle) -> Admitted | None:
         """Answer from the cache, else by the model; `settle` is called exactly once, perhaps before this returns."""
+        begun = time.monotonic()
         try:
             take_reserved(request)
+            loads = self._loads_of(model)
         except Error:
-            # The model refuses it with the same words, and counts it.
+            # The model refuses it too, and counts it.
             return model.infer(request, settle)
         if request.sequence is not None:
             return model.infer(request, settle)
-        begun = time.monotonic()
-        key = self._key(model, request)
+        key = _key(loads, request)
         entry = self._entries.get(key)
         looked_up_seconds = time.monotonic() - begun
         if entry is None:
@@ -100,18 +108,25 @@ class ResponseCache:
             _, oldest = self._entries.popitem(last=False)
             self.used_bytes -= oldest.size_bytes
 
-    def _key(self, model: Served, request: InferRequest) -> bytes:
-        """A digest in which nothing can pass for something else: each part says how long what follows it is."""
+    def _loads_of(self, model: Served) -> tuple[int, ...]:
+        """Which loads an answer comes from: the model's own, and those of all that it is made of."""
         load = self._loads.get(model)
         if load is None:
             load = self._loads[model] = next(self._next_load)
-        parameters = sorted(request.parameters.items(), key=lambda item: item[0])
-        digest = hashlib.sha256(repr((load, request.outputs, parameters)).encode(errors="surrogatepass"))
-        for tensor in sorted(request.inputs, key=lambda tensor: tensor.name):
-            data = memoryview(tensor.data)
-            digest.update(repr((tensor.name, tensor.dtype.name, tensor.shape, data.nbytes)).encode())
-            digest.update(data)
-        return digest.digest()
+        steps = model.config.ensemble_scheduling.step
+        models = [self._resolve(step.model_name, version_text(step)) for step in steps]
+        return (load, *(number for step in models for number in self._loads_of(step)))
+
+
+def _key(loads: tuple[int, ...], request: InferRequest) -> bytes:
+    """A digest in which nothing can pass for something else: each part says how long what follows it is."""
+    parameters = sorted(request.parameters.items(), key=lambda item: item[0])
+    digest = hashlib.sha256(repr((loads, request.outputs, parameters)).encode(errors="surrogatepass"))
+    for tensor in sorted(request.inputs, key=lambda tensor: tensor.name):
+        data = memoryview(tensor.data)
+        digest.update(repr((tensor.name, tensor.dtype.name, tensor.shape, data.nbytes)).encode(errors="surrogatepass"))
+        digest.update(data)
+    return digest.digest()
 
 
 def may_cache(config: ModelConfig) -> bool:

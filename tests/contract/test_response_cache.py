@@ -109,6 +109,28 @@ def test_an_ensemble_has_entries_of_its_own_and_uses_those_of_its_steps(client: 
     assert grown(client, "simple", steps)["cache_hit"] == 2
 
 
+def test_an_ensemble_forgets_what_a_step_that_is_no_more_answered(start_service: StartService, tmp_path: Path) -> None:
+    save_model(tmp_path, "simple", make_simple_model())
+    tensors = int_tensors("INPUT0", "INPUT1"), int_tensors("OUTPUT0", "OUTPUT1")
+    save_ensemble(tmp_path, "doubled", HALVES, *tensors)
+    with (tmp_path / "doubled" / "config.pbtxt").open("a") as config:
+        config.write(CACHED)
+    asked = inputs(triton_http, rows(1, 3), rows(1))
+    flags = ["--response-cache-byte-size", "100000", "--model-control-mode", "explicit", "--load-model", "*"]
+    with (
+        start_service(tmp_path, *flags) as running,
+        triton_http.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client,
+    ):
+        for hits in (0, 1):
+            assert np.array_equal(client.infer("doubled", asked).as_numpy("OUTPUT0"), 2 * rows(1, 3))
+            assert counts(client, "doubled")["cache_hit"] == hits
+        turned = make_simple_model()
+        turned.graph.node[1].input.reverse()
+        save_model(tmp_path, "simple", turned, version=2)
+        client.load_model("simple")
+        assert np.array_equal(client.infer("doubled", asked).as_numpy("OUTPUT0"), 2 * rows(1))
+
+
 def test_the_metrics_of_the_cache_are_those_of_the_models_that_use_it(caching: RunningService, client: Any) -> None:
     asked = inputs(triton_http, rows(1, 12), rows(1, 1))
     for _ in range(2):

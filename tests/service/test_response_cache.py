@@ -9,6 +9,8 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.tensor import Tensors, TensorSpec
 from service.request import InferRequest, InferResponse
 from service.response_cache import ENTRY_BYTES, ResponseCache, capacity_from_flags, may_cache
+from service.served import Served
+from service.served_model import ServedModel
 from tests.service.conftest import BATCHED, Answers, Bench, MakeBench, X, Y, make_request, tenfold, tensor
 
 ROW_BYTES = 8
@@ -19,7 +21,8 @@ class CachedBench:
 
     def __init__(self, bench: Bench, capacity_bytes: int = 1 << 20) -> None:
         self.bench = bench
-        self.cache = ResponseCache(capacity_bytes, bench.clock)
+        self.models: dict[str, Served] = {"m": bench.model}
+        self.cache = ResponseCache(capacity_bytes, bench.clock, lambda name, _: self.models[name])
         self.answers = Answers()
         self._number = 0
 
@@ -120,6 +123,29 @@ def test_after_a_reload_nothing_of_before_is_found(cached: CachedBench, bench: M
     cached.cache.infer(reloaded.model, make_request(), answers.settle("new"))
     reloaded.clock.run_ready()
     assert answers.values("new") == [7.0]
+
+
+def test_after_a_reload_of_a_step_nothing_of_before_is_found_for_what_is_made_of_it(
+    cached: CachedBench, bench: MakeBench
+) -> None:
+    for name, made_of in (("e", "m"), ("outer", "e")):
+        model = bench().model
+        model.config.ensemble_scheduling.step.add(model_name=made_of, model_version=-1)
+        cached.models[name] = model
+
+    def is_hit() -> bool:
+        before = len(cached.cache)
+        answers = Answers()
+        cached.cache.infer(cached.models["outer"], make_request(), answers.settle("one"))
+        outer = cached.models["outer"]
+        assert isinstance(outer, ServedModel)
+        outer._clock.run_ready()  # type: ignore[attr-defined]
+        assert answers.values("one") == [10.0]
+        return len(cached.cache) == before
+
+    assert [is_hit(), is_hit()] == [False, True]
+    cached.models["m"] = bench().model
+    assert [is_hit(), is_hit()] == [False, True]
 
 
 def test_errors_are_not_kept(bench: MakeBench) -> None:
