@@ -128,3 +128,53 @@ def test_every_request_is_answered_once_and_nothing_stays_in_flight(graph: Graph
             assert isinstance(answer, kinds), answer
     counted = model.statistics
     assert counted.success.count + counted.fail.count == len(told)
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(0, 2), st.lists(st.sampled_from(("emit", "last", "answer", "fail", "leave")), max_size=30), st.data()
+)
+def test_a_decoupled_ensemble_ends_once_and_its_answers_keep_their_order(
+    limit: int, events: list[str], data: st.DataObject
+) -> None:
+    texts = [step_text("a", {"x": "in"}, {"y": "p"}), step_text("b", {"x": "p"}, {"y": "out"})]
+    config = ensemble_config(texts, scheduling=f"max_inflight_requests: {limit}")
+    decoupled = step_config("a", more="model_transaction_policy { decoupled: true }")
+    steps = FakeSteps().add(decoupled, step_config("b"))
+    clock = FakeClock()
+    loaded = LoadedVersion(config, 1, Path(), (), 0.0)
+    model = EnsembleModel(loaded, clock, steps.infer, steps.resolve, ModelStatistics())
+    heard: list[int] = []
+    ends: list[InferResponse | Error] = []
+    request = InferRequest("e", "", (numbers("in", [1]),), emit=lambda answer: heard.append(answer.outputs[0].data[0]))
+    visit = model.infer(request, ends.append)
+    assert visit is not None
+    (first,) = steps.open
+    first.can_cancel = data.draw(st.booleans())
+    given_numbers = 0
+    for event in [*events, "last", *["answer"] * 40]:
+        waiting = [call for call in steps.open if call is not first]
+        is_open = first in steps.open
+        if event == "emit" and is_open:
+            first.emit(y=[given_numbers])
+            given_numbers += 1
+        elif event == "last" and is_open:
+            first.answer()
+        elif event == "answer" and waiting:
+            call = data.draw(st.sampled_from(waiting))
+            call.answer(y=call.value("x"))
+        elif event == "fail" and waiting:
+            data.draw(st.sampled_from(waiting)).finish(EngineFailed("broken"))
+        elif event == "leave" and data.draw(st.integers(0, 5)) == 0:
+            visit.cancel()
+        assert heard == list(range(len(heard)))
+        if limit:
+            assert len([call for call in steps.open if call is not first]) <= limit
+    clock.run_ready()
+    (end,) = ends
+    assert not model._running
+    if isinstance(end, InferResponse):
+        assert end.outputs == ()
+        assert len(heard) == given_numbers
+    else:
+        assert isinstance(end, Cancelled | EngineFailed)
