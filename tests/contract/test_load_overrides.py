@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conftest import RunningService, StartService
 from tests.contract.conftest import save_model
+from tests.contract.test_ensemble import make_repository
 from tests.service.conftest import make_scale_model
 
 CONFIG = json.dumps({"max_batch_size": "4"})
@@ -101,3 +102,18 @@ def test_unload_takes_its_parameter(client: Any, library: Any) -> None:
     client.unload_model("m", unload_dependents=True)
     assert not client.is_model_ready("m")
     assert "model_repository(unload_dependents)" in str(client.get_server_metadata())
+
+
+def test_what_was_loaded_for_an_ensemble_goes_with_it_on_request(start_service: StartService, tmp_path: Path) -> None:
+    with (
+        start_service(make_repository(tmp_path), "--model-control-mode", "explicit") as running,
+        triton_http.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client,
+    ):
+        client.load_model("a_quadrupled")
+        client.unload_model("a_quadrupled")
+        assert client.is_model_ready("doubled")
+        assert client.is_model_ready("simple")
+        client.load_model("a_quadrupled")
+        client.unload_model("a_quadrupled", unload_dependents=True)
+        assert not client.is_model_ready("doubled")
+        assert not client.is_model_ready("simple")
