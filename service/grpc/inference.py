@@ -83,7 +83,10 @@ class ModelInfer:
             raise
         if isinstance(result, Error):
             raise result
-        return proto_codec.encode_response(result, form, self._server.client_memory).SerializeToString()
+        started = self._server.clock.now()
+        data = proto_codec.encode_response(result, form, self._server.client_memory).SerializeToString()
+        self._server.count_encode(result.model_name, result.model_version, self._server.clock.now() - started)
+        return data
 
     def _refuse_decoupled(self, request: InferRequest) -> None:
         """Refuse a model that may answer any number of times."""

@@ -104,9 +104,13 @@ class InferStream:
         return self._server.infer(request, exchange.settle)
 
     def encode(self, response: InferResponse, form: ReplyForm, is_final: bool) -> bytes:
+        """Write a response as the stream's client wants it; raises `InvalidInput` if it does not fit its memory."""
+        started = self._server.clock.now()
         marked = replace(response, parameters={**response.parameters, FINAL: is_final})
         answer = proto_codec.encode_response(marked, form, self._server.client_memory)
-        return ModelStreamInferResponse(infer_response=answer).SerializeToString()
+        data = ModelStreamInferResponse(infer_response=answer).SerializeToString()
+        self._server.count_encode(response.model_name, response.model_version, self._server.clock.now() - started)
+        return data
 
     def is_full(self, more_bytes: int) -> bool:
         """Whether the client has so much to read already that more must not wait for it."""

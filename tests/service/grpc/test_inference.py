@@ -114,6 +114,13 @@ async def bytes_sent(served: Served, **options: Any) -> int:
     return relay.sent
 
 
+async def test_the_time_that_answers_take_to_write_is_counted(serve: Serve) -> None:
+    served = await serve()
+    await answered(served)
+    await stream(served, ask("plain", "a"), ask("plain", "b"))
+    assert sum(served.plain.statistics.encode_histogram.counts) == 3
+
+
 @pytest.mark.parametrize("level", ["low", "medium", "high"])
 async def test_answers_are_compressed_as_the_server_is_told(serve: Serve, level: str) -> None:
     assert await bytes_sent(await serve(compression_level=COMPRESSION_LEVELS[level])) < 20_000
