@@ -59,7 +59,8 @@ def complete_platform(config: ModelConfig, files: Sequence[str]) -> None:
     """
     if not config.platform:
         by_backend = {backend: platform for platform, backend in _BACKEND_OF_PLATFORM.items()}
-        found = [platform for file, platform in _PLATFORM_OF_FILE.items() if file in files]
+        named = [config.default_model_filename] if config.default_model_filename in _PLATFORM_OF_FILE else files
+        found = [platform for file, platform in _PLATFORM_OF_FILE.items() if file in named]
         config.platform = by_backend.get(config.backend, "") if config.backend else next(iter(found), "")
     if config.platform not in _BACKEND_OF_PLATFORM:
         raise InvalidInput(

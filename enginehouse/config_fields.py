@@ -40,7 +40,7 @@ _SHAPE_TENSOR = Field("refused", "shape tensors of TensorRT; build the plan with
 # By dotted path of the field; a map of plain values is one field, a map of messages is entered.
 HONOURED_FIELDS: Mapping[str, Field] = {
     "name": Field("honoured", "must be the directory's name where it is given"),
-    "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`, `python`; any other is refused"),
+    "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`, `python`, `ensemble`; no other"),
     "backend": Field("honoured", "`onnxruntime`, `tensorrt`, `openvino`, `python`; any other is refused"),
     "runtime": Field("refused", "names a shared library of Triton's; leave it out"),
     "version_policy.latest.num_versions": _YES,
@@ -188,6 +188,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
 PARAMETERS: Mapping[str, Mapping[str, Field]] = {
     "any": {
         "slo_ms": Field("honoured", "ours: milliseconds in which a request is to be answered"),
+        "isolation": Field("honoured", "ours: `process` gives each instance a process of its own"),
     },
     "onnxruntime": {
         "intra_op_thread_count": _YES,

@@ -1,8 +1,10 @@
-"""The one setting of backends that is honoured: how far models are batched that do not say it."""
+"""`--backend-config`: how far models are batched that do not say it; what else means nothing here, or is refused."""
 
 from collections.abc import Sequence
 
 _SETTING = "default-max-batch-size"
+# Of the memory through which Triton's Python backend hands tensors; here it is as large as the tensors are.
+_MEANINGLESS = ("python,shm-default-byte-size", "python,shm-growth-byte-size", "python,shm-region-prefix-name")
 _BACKENDS = ("", "onnxruntime", "openvino", "tensorrt")
 
 
@@ -15,6 +17,8 @@ def max_batch_sizes_from_flags(flags: Sequence[str]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for flag in flags:
         where, equals, text = flag.partition("=")
+        if where in _MEANINGLESS:
+            continue
         backend, comma, setting = where.rpartition(",")
         if setting != _SETTING or not equals or backend not in _BACKENDS or (comma and not backend):
             raise ValueError(

@@ -27,6 +27,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
 from enginehouse.sequence_config import controls_from_config, states_from_config
 from service.classification import read_labels
+from service.engine_doors import is_isolated
 from service.ensemble_rules import complete_ensemble, dependencies, is_ensemble
 from service.loader import VersionLoader
 from service.opening import close_all
@@ -36,7 +37,7 @@ from service.repositories import Repositories
 
 _COLOURS: dict[Standing, str] = {"honoured": "green", "emulated": "yellow", "refused": "red"}
 _WIDTH_OF_A_FILE = 140
-_TRITON_CLASS = "TritonPythonModel"
+_TRITON_MODULE = "triton_python_backend_utils"
 # What is looked at, and what looks: it raises `Error`.
 _Check = tuple[str, Callable[[], None]]
 
@@ -164,22 +165,25 @@ def _check_version(config: ModelConfig, directory: Path) -> None:
     complete_defaults(completed)
     check_config(completed, is_described=bool(config.input))
     queue_policy_from_config(completed)
+    is_isolated(completed)
     controls_from_config(completed)
     states_from_config(completed)
     engine_options_from_config(completed)
     if completed.backend == "python":
-        _check_python(file)
+        check_python(file)
 
 
-def _check_python(file: Path) -> None:
-    """Look for the class of Triton's own Python backend, without running the file; raises `InvalidInput`."""
+def check_python(file: Path) -> None:
+    """Look for what only Triton's own Python backend has, without running the file; raises `InvalidInput`."""
     try:
         tree = ast.parse(file.read_text(), file.name)
     except (OSError, SyntaxError, ValueError) as problem:
         raise InvalidInput(f"{file.name} is no Python file: {problem}.") from problem
-    if any(isinstance(node, ast.ClassDef) and node.name == _TRITON_CLASS for node in tree.body):
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    if _TRITON_MODULE in imported:
         raise InvalidInput(
-            f"{file.name} has the class {_TRITON_CLASS}, written against triton_python_backend_utils; "
+            f"{file.name} imports {_TRITON_MODULE}, which only Triton's own Python backend has; "
             "write it as a Model of enginehouse.python_model."
         )
 

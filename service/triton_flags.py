@@ -113,7 +113,9 @@ TRITON_FLAGS: Mapping[str, Flag] = {
     "metrics-config": _NOT_YET,
     "trace-config": _YES,
     "backend-directory": _LIBRARIES,
-    "backend-config": Flag("honoured", "`default-max-batch-size` only; any other setting is refused"),
+    "backend-config": Flag(
+        "honoured", "`default-max-batch-size`; `python,shm-...` means nothing here; any other setting is refused"
+    ),
     "repoagent-directory": _LIBRARIES,
     "cache-config": Flag("honoured", "`local` only"),
     "cache-directory": _LIBRARIES,

@@ -89,7 +89,7 @@ def test_a_server_that_is_to_end_with_its_models_does(repository: Path) -> None:
     ("words", "status", "text"),
     [
         (["--model-store={}", "--allow-http=false"], 2, "--allow-http is a flag of Triton's that is refused here"),
-        (["--model-store={}", "--backend-config=python,shm-default-byte-size=1"], 2, "--backend-config: "),
+        (["--model-store={}", "--backend-config=tensorflow,version=2"], 2, "--backend-config: "),
         (["lint", "{}"], 0, "2 of 2 models can be served."),
     ],
 )

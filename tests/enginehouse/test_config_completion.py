@@ -84,6 +84,7 @@ def test_gpus_make_an_automatic_group_a_gpu_group() -> None:
         ("", ["model.plan"], ("tensorrt_plan", "tensorrt", "model.plan")),
         ("backend: 'openvino'", ["model.onnx"], ("openvino", "openvino", "model.xml")),
         ("platform: 'onnxruntime_onnx'", [], ("onnxruntime_onnx", "onnxruntime", "model.onnx")),
+        ("default_model_filename: 'model.plan'", ["model.onnx"], ("tensorrt_plan", "tensorrt", "model.plan")),
         ("default_model_filename: 'a.onnx'", ["model.onnx"], ("onnxruntime_onnx", "onnxruntime", "a.onnx")),
     ],
 )

@@ -12,6 +12,7 @@ from service.settings import Settings
 
 def test_sizes_are_by_backend() -> None:
     flags = ["default-max-batch-size=8", "onnxruntime,default-max-batch-size=16", "openvino,default-max-batch-size=0"]
+    flags.append("python,shm-default-byte-size=1048576")
     assert max_batch_sizes_from_flags(flags) == {"": 8, "onnxruntime": 16, "openvino": 0}
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from docs.tables import FOLDER
+from enginehouse.errors import InvalidInput
 from enginehouse.repository import Repository
-from service.lint import Finding, inspect_model, is_servable, lint
+from service.lint import Finding, check_python, inspect_model, is_servable, lint
 from tests.service.conftest import make_scale_model
 
 Model = Callable[..., Path]
@@ -103,11 +104,21 @@ def test_batching_may_be_asked_for_before_the_engine_tells_the_inputs(model: Mod
     assert refused(model("max_batch_size: 8 dynamic_batching { }")) == []
 
 
-def test_a_model_of_the_other_python_backend_is_told_how_to_be_written(model: Model) -> None:
-    root = model("backend: 'python'" + TENSORS, files=("1/model.py",), content="class TritonPythonModel: pass\n")
-    ((what, note),) = refused(root)
-    assert what == "version 1"
-    assert "TritonPythonModel" in note or "has platform 'python'" in note
+@pytest.mark.parametrize(
+    ("code", "note"),
+    [
+        ("import triton_python_backend_utils as pb_utils", "imports triton_python_backend_utils"),
+        ("def later():\n    from triton_python_backend_utils import Tensor", "imports triton_python_backend_utils"),
+        ("class Half:", "is no Python file"),
+    ],
+)
+def test_a_model_of_the_other_python_backend_is_told_how_to_be_written(tmp_path: Path, code: str, note: str) -> None:
+    file = tmp_path / "model.py"
+    file.write_text("class Model: ...\n")
+    check_python(file)
+    file.write_text(code)
+    with pytest.raises(InvalidInput, match=note):
+        check_python(file)
 
 
 ENSEMBLE = """platform: "ensemble" ensemble_scheduling { step {
