@@ -25,6 +25,7 @@ from service.rows import Layout
 from service.scheduler import Hooks, Scheduler
 from service.sequence import SequenceBatcher
 from service.sequence_computation import SequenceComputation, sequence_rules
+from service.sequence_model import SequenceModel
 from service.sequence_policy import sequence_policy_from_config
 from service.served import Served
 from service.served_model import ServedModel, layout_from_config, policy_from_config
@@ -52,6 +53,7 @@ class Surroundings:
         statistics: of each version, across its reloads.
         has_response_cache: whether answers of models that ask for it are kept.
         rate_limiter: shares resources among instances; None lets each run when it can.
+        sequence_models: by name, those that serve and those that let their last sequences end.
     """
 
     clock: Clock
@@ -60,6 +62,7 @@ class Surroundings:
     statistics: StatisticsTable = field(default_factory=StatisticsTable)
     has_response_cache: bool = False
     rate_limiter: RateLimiter | None = None
+    sequence_models: dict[str, list[SequenceModel]] = field(default_factory=dict)
 
 
 def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
@@ -113,19 +116,20 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
     rules = sequence_rules(config, loaded.directory.parent)
     permits = _permits(config, surroundings)
 
-    def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
+    def make_batcher(clock: Clock, hooks: Hooks) -> SequenceBatcher:
         policy = sequence_policy_from_config(config)
         return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks, permits)
 
     statistics = surroundings.statistics.of(config.name, str(loaded.version))
     if config.backend == "python":
-        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_scheduler, statistics)
-    return ServedModel(
+        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_batcher, statistics)
+    return SequenceModel(
         loaded,
         surroundings.clock,
-        make_scheduler,
+        make_batcher,
         lambda engine: SequenceComputation(engine, layout, rules),
         statistics,
+        surroundings.sequence_models.setdefault(config.name, []),
     )
 
 

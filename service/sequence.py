@@ -56,10 +56,15 @@ class SequenceBatcher:
         self._of: dict[Pending, Sequence] = {}
         self._is_flush_due = False
         self._on_quiet: Callable[[], None] | None = None
+        self._on_over: Callable[[], None] | None = None
 
     @property
     def depth(self) -> int:
         return len(self._of)
+
+    def knows(self, sequence_id: int | str) -> bool:
+        """Whether a sequence of this name is open."""
+        return sequence_id in self._open
 
     def add_instances(self, instances: Several[Instance]) -> None:
         for instance in instances:
@@ -83,7 +88,7 @@ class SequenceBatcher:
             sequence = self._start(position)
         sequence.add(pending)
         if not sequence.is_open:
-            del self._open[position.id]
+            self._untrack(sequence)
         pending.queue = self
         pending.queued_at = self._clock.now()
         if pending.request.deadline is not None:
@@ -111,6 +116,11 @@ class SequenceBatcher:
         """Call back once, as soon as nobody waits and nothing runs; a sequence that only pauses does not count."""
         self._on_quiet = callback
         self._tell_if_quiet()
+
+    def when_over(self, callback: Callable[[], None]) -> None:
+        """Call back once, as soon as no sequence is open; what was admitted may still wait or run."""
+        self._on_over = callback
+        self._tell_if_over()
 
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
@@ -189,6 +199,7 @@ class SequenceBatcher:
         """Its id may start again."""
         if self._open.get(sequence.id) is sequence:
             del self._open[sequence.id]
+            self._clock.call_soon(self._tell_if_over)
 
     def _free_place(self, sequence: Sequence) -> None:
         """Hand the place of a sequence that is over to the next one in line."""
@@ -252,3 +263,8 @@ class SequenceBatcher:
         for runner in self._runners:
             runner.leave()
         callback()
+
+    def _tell_if_over(self) -> None:
+        if self._on_over is not None and not self._open:
+            callback, self._on_over = self._on_over, None
+            callback()

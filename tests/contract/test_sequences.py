@@ -1,6 +1,9 @@
 """Sequences through a real server: models with the field's names, asked by the field's clients."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -69,13 +72,16 @@ def configuration(strategy: str, rows: int = 4, initial: str = "", rest: str = "
 
 
 @pytest.fixture(scope="module")
-def sequence_service(start_service: StartService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def sequence_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("sequences") / "models"
     model = make_accumulator_model()
     save_model(repository, "direct", model, configuration("direct { }"))
     save_model(repository, "oldest", model, configuration("oldest { max_candidate_sequences: 8 }"))
     hasty = configuration("direct { }", rows=1, rest="max_sequence_idle_microseconds: 200000")
     save_model(repository, "hasty", model, hasty)
+    save_model(
+        repository, "patient", model, configuration("oldest { }", rest="max_sequence_idle_microseconds: 9000000")
+    )
     initial = 'initial_state { name: "base" data_type: TYPE_INT32 dims: [ 1 ] data_file: "base" }'
     save_model(repository, "based", model, configuration("direct { }", initial=initial))
     (repository / "based" / "initial_state").mkdir()
@@ -88,7 +94,13 @@ def sequence_service(start_service: StartService, tmp_path_factory: pytest.TempP
     }
     """
     save_model(repository, "named", make_named_model(), named)
-    with start_service(repository, "--strict-readiness", "false") as running:
+    return repository
+
+
+@pytest.fixture(scope="module")
+def sequence_service(start_service: StartService, sequence_repository: Path) -> Iterator[RunningService]:
+    flags = ["--strict-readiness", "false", "--model-control-mode", "explicit", "--load-model", "*"]
+    with start_service(sequence_repository, *flags) as running:
         yield running
 
 
@@ -110,6 +122,7 @@ def ask(request: pytest.FixtureRequest, sequence_service: RunningService) -> Ite
         )
 
     infer.client, infer.module = client, module  # type: ignore[attr-defined]
+    infer.address = f"127.0.0.1:{port}"  # type: ignore[attr-defined]
     yield infer
     client.close()
 
@@ -187,6 +200,40 @@ def test_a_sequence_that_pauses_for_too_long_makes_way(ask: Ask) -> None:
     assert total(ask("hasty", 71, 2, "se")) == 2
     with pytest.raises(InferenceServerException, match="must specify the START flag on the first request"):
         ask("hasty", 70, 1)
+
+
+def test_a_reload_lets_a_sequence_end_where_it_began(ask: Ask, sequence_repository: Path) -> None:
+    """No request of it fails, while another one starts on what was loaded."""
+    model = sequence_repository / "patient"
+    old = max(int(directory.name) for directory in model.iterdir() if directory.is_dir())
+    shutil.copytree(model / str(old), model / str(old + 1))
+    steps = [total(ask("patient", 300, 1, "s"))]
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(load_again, ask)
+        while version(ask("patient", 302, 1, "se")) == str(old):
+            steps.append(total(ask("patient", 300, 1)))
+        begun_later = ask("patient", 301, 5, "s")
+        steps += [total(ask("patient", 300, 1)) for _ in range(3)]
+        assert not loading.done()
+        last = ask("patient", 300, 1, "e")
+        loading.result(timeout=20)
+    assert [*steps, total(last)] == list(range(1, len(steps) + 2))
+    assert version(last) == str(old)
+    assert version(begun_later) == str(old + 1)
+    assert total(ask("patient", 301, 5, "e")) == 10
+
+
+def version(answer: Any) -> str:
+    response = answer.get_response()
+    name: str = response["model_version"] if isinstance(response, dict) else response.model_version
+    return name
+
+
+def load_again(ask: Ask) -> None:
+    """With a client of its own, because one over HTTP belongs to its thread."""
+    address = ask.address  # type: ignore[attr-defined]
+    with ask.module.InferenceServerClient(address) as client:  # type: ignore[attr-defined]
+        client.load_model("patient")
 
 
 @pytest.mark.parametrize(
