@@ -87,10 +87,10 @@ def best_batch_rows(
     largest = curve.sizes[-1]
     if not curve.is_known:
         return largest
-    asked = max(rows_per_second, *(rows * instances / curve.seconds(rows) for rows in curve.sizes))
+    asked = max(rows_per_second, *(rows * instances / curve.typical(rows) for rows in curve.sizes))
 
     def answered_per_second(rows: int) -> float:
-        between = curve.seconds(rows) / instances
+        between = curve.typical(rows) / instances
         slack = slo_seconds - reserve_seconds - curve.seconds(rows)
         return 0.0 if slack < 0 else min(rows, max(1.0, asked * min(slack, between))) / between
 

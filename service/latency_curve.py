@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from enginehouse.evidence import Evidence
 
-# Late answers are worth nothing, early ones no more than those in time: with a batch at the edge of its deadline
-# three times in a hundred it may take longer than foretold.
-QUANTILE = 0.97
+# A run beyond it makes late only those of its batch that were at the edge of their deadlines. Much above it there are
+# stalls of the machine, which no choice of a batch avoids: to plan for them would refuse what nearly always is in time.
+QUANTILE = 0.9
+MAX_SPREAD = 2.0
 WINDOW = 128
 
 # Runs of one size that make its median.
@@ -72,7 +73,7 @@ class LatencyCurve:
         self._points = self._before
         self._foretold: dict[int, float] = {}
         spreads = [point.p99_seconds / point.median_seconds for point in points]
-        self.spread = max([1.0, *spreads]) if spreads else _FIRST_SPREAD
+        self.spread = min(max([1.0, *spreads]), MAX_SPREAD) if spreads else _FIRST_SPREAD
         self._runs: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self._count = 0
 
@@ -106,7 +107,7 @@ class LatencyCurve:
         if len(self._runs) >= _FEW and self._count % _SPREAD_EVERY == 0:
             # Against the curve as it is now: a machine that became slower does not also vary more.
             ratios = sorted(seconds / self.typical(rows) for rows, seconds in self._runs)
-            self.spread = max(1.0, ratios[_rank(len(ratios))])
+            self.spread = min(max(1.0, ratios[_rank(len(ratios))]), MAX_SPREAD)
 
     def _all_points(self) -> list[tuple[float, float]]:
         """Measured points, and between them and beyond what the evidence says, moved to where they are."""

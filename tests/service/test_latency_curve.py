@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enginehouse.evidence import CandidateRecord, LatencyPoint
-from service.latency_curve import WINDOW, LatencyCurve, MeasuredPoint, points_from_evidence
+from service.latency_curve import MAX_SPREAD, WINDOW, LatencyCurve, MeasuredPoint, points_from_evidence
 from tests.enginehouse.conftest import make_evidence
 
 EVIDENCE = (MeasuredPoint(1, 0.002, 0.003), MeasuredPoint(8, 0.009, 0.0099), MeasuredPoint(32, 0.033, 0.0363))
@@ -72,7 +72,7 @@ def test_a_machine_that_changed_is_believed_within_a_window(factor: float) -> No
     assert curve.seconds(8) == pytest.approx(0.010 * factor)
 
 
-def test_nearly_all_runs_are_within_what_is_foretold() -> None:
+def test_nine_of_ten_runs_are_within_what_is_foretold() -> None:
     rng = random.Random(0)
     curve = LatencyCurve(16)
     within = 0
@@ -81,7 +81,16 @@ def test_nearly_all_runs_are_within_what_is_foretold() -> None:
         seconds = (0.002 + 0.0005 * rows) * rng.lognormvariate(0, 0.08)
         within += number >= 200 and seconds <= curve.seconds(rows)
         curve.observe(rows, seconds)
-    assert 0.94 <= within / 2000 <= 0.995
+    assert 0.87 <= within / 2000 <= 0.97
+
+
+def test_stalls_of_the_machine_do_not_make_every_run_look_hopeless() -> None:
+    curve = LatencyCurve(8, [MeasuredPoint(8, 0.01, 0.9)])
+    assert curve.spread == MAX_SPREAD
+    for number in range(200):
+        curve.observe(8, 0.5 if number % 4 == 0 else 0.01)
+    assert curve.spread == MAX_SPREAD
+    assert curve.seconds(8) == pytest.approx(0.01 * MAX_SPREAD)
 
 
 def test_a_run_that_counts_afresh_overrules_all_before() -> None:
