@@ -51,6 +51,7 @@ class Lifecycle:
         self._brought_along: set[str] = set()
         self._waiting_for: defaultdict[str, set[str]] = defaultdict(set)
         self._files: dict[str, ModelFiles] = {}
+        self._look: asyncio.Task[None] | None = None
 
     @property
     def failed_models(self) -> frozenset[str]:
@@ -63,7 +64,9 @@ class Lifecycle:
         return frozenset(self._incomplete)
 
     def repository_names(self) -> list[str]:
-        """Names of the models in the repositories."""
+        """Names of the models in the repositories: of those far away as of the last look, and this starts the next."""
+        if self._repositories.is_far and (self._look is None or self._look.done()):
+            self._look = asyncio.create_task(self._look_again())
         return self._repositories.model_names()
 
     async def load(self, order: LoadOrder, files: Mapping[str, str] | None = None) -> None:
@@ -110,6 +113,12 @@ class Lifecycle:
             left -= free
         self._threads.close()
 
+    async def _look_again(self) -> None:
+        try:
+            await self._threads.run(self._repositories.look)
+        except Error as problem:
+            _log.warning("the model repositories cannot be looked at: %s", problem)
+
     async def _to_the_end(self, change: Coroutine[Any, Any, None]) -> None:
         """Finish a change although the caller leaves: half of one would leave engines open and states wrong."""
         task = asyncio.create_task(change)
@@ -149,12 +158,16 @@ class Lifecycle:
                 continue
             self._brought_along.add(step)
             try:
-                await self._load(LoadOrder(step), ModelFiles(None), chain)
+                await self._load(LoadOrder(step, may_stay=True), ModelFiles(None), chain)
             except Error as problem:
                 raise InvalidInput(f"model '{step}', which it needs, cannot serve: {problem}") from problem
 
     async def _load_locked(self, order: LoadOrder, files: ModelFiles) -> None:
         """Exchange the versions; if that fails, what stood in for the repository before still does."""
+        if order.may_stay and self._registry.versions(order.name):
+            if files.is_known:
+                self._files[order.name] = files
+            return
         root = await self._threads.run(write_stand_in, order) if order.files else None
         before = self._repositories.stand_in(order.name, root)
         try:
@@ -227,6 +240,6 @@ async def load_all(lifecycle: Lifecycle, names: Iterable[str]) -> None:
 
 async def _load_required(lifecycle: Lifecycle, name: str) -> None:
     try:
-        await lifecycle.load(LoadOrder(name, is_required=True))
+        await lifecycle.load(LoadOrder(name, is_required=True, may_stay=True))
     except Error as problem:
         _log.error("%s", problem)

@@ -28,12 +28,14 @@ class LoadOrder:
         config_json: replaces the repository's configuration; empty for none.
         files: by their path inside the model; with any, none of the repository's files are used.
         is_required: the server is not ready until the model answers.
+        may_stay: a model that answers already is what is wanted.
     """
 
     name: str
     config_json: str = ""
     files: Mapping[str, bytes] = field(default_factory=dict)
     is_required: bool = False
+    may_stay: bool = False
 
 
 def load_parameters_from_json(parameters: Any) -> tuple[str, dict[str, bytes]]:

@@ -11,6 +11,11 @@ class ModelFiles:
     def __init__(self, states: Mapping[str, str] | None) -> None:
         self._states = states
 
+    @property
+    def is_known(self) -> bool:
+        """Whether they were looked at."""
+        return self._states is not None
+
     def are_those_of(self, earlier: "ModelFiles | None", version: int) -> bool:
         """Whether a version, and what all versions share, are as they were at an earlier look."""
         if earlier is None or self._states is None or earlier._states is None:

@@ -98,7 +98,8 @@ class Poller:
             self._forget_failures(name)
         self._followed[name] = files
         try:
-            await self._lifecycle.load(LoadOrder(name, is_required=is_required), files)
+            order = LoadOrder(name, is_required=is_required, may_stay=is_required)
+            await self._lifecycle.load(order, files)
         except Error as problem:
             _log.error("%s", problem)
             has_failed = True

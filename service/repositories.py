@@ -40,6 +40,11 @@ class Repositories:
     def __str__(self) -> str:
         return ", ".join(str(source) for source in self._sources)
 
+    @property
+    def is_far(self) -> bool:
+        """Whether it takes long to tell which models there are."""
+        return any(not isinstance(source, Repository) for source in self._sources)
+
     def model_names(self) -> list[str]:
         """List the models of all repositories, those far away as of the last look."""
         return sorted({name for source in self._sources for name in source.model_names()})

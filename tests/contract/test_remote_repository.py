@@ -1,8 +1,10 @@
 """A real server over a real S3 server on the loopback: what lies in the bucket is served, followed and cached."""
 
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from tests.conftest import ROOT, StartService
+from tests.conftest import ROOT, RunningService, StartService
 from tests.contract.conftest import ask, index, load, publish_digits, save_model
 from tests.contract.test_poll import eventually, factor
 from tests.service.conftest import make_scale_model
@@ -61,6 +63,11 @@ def start(start_service: StartService, bucket: Bucket, tmp_path: Path) -> Callab
     return begin
 
 
+def names(service: RunningService) -> list[str]:
+    rows = json.load(urllib.request.urlopen(f"{service.url}/v2/repository/index", b""))
+    return [row["name"] for row in rows]
+
+
 def test_a_published_model_serves_from_a_bucket_and_again_from_the_cache(
     start: Callable[..., Any], bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -107,6 +114,7 @@ def test_a_store_of_ones_own_is_named_in_the_url_and_a_model_that_comes_later_is
     with start("--model-control-mode", "explicit", url=url, environment=CREDENTIALS) as service:
         save_model(tmp_path, "b", make_scale_model(3))
         bucket.put(tmp_path / "b", "b")
+        eventually(lambda: sorted(names(service)), ["a", "b"])
         for name, expected in (("a", 1), ("b", 3)):
             load(service, name)
             assert factor(service, name) == expected

@@ -49,9 +49,7 @@ def test_elements_fill_the_innermost_open_dimension(
     assert np.frombuffer(wire.data, np.int32).tolist() == list(range(count))
 
 
-@pytest.mark.parametrize(
-    ("shape", "count"), [((3,), 2), ((3,), 6), ((-1, 3), 4), ((), 2), ((2, -1), 3), ((2,), 0)]
-)
+@pytest.mark.parametrize(("shape", "count"), [((3,), 2), ((3,), 6), ((-1, 3), 4), ((), 2), ((2, -1), 3), ((2,), 0)])
 def test_elements_that_fit_no_shape_are_refused(shape: tuple[int, ...], count: int) -> None:
     with pytest.raises(InvalidInput, match="The schema can not convert input 'x' to tensor with proper shape"):
         decode({"x": list(range(count))}, spec(*shape))

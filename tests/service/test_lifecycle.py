@@ -220,7 +220,7 @@ async def test_what_is_not_drained_in_time_is_told(house: House) -> None:
 async def test_a_field_that_is_not_honoured_fails_its_model_by_name(house: House) -> None:
     publish(house.root)
     house.configure("sequence_batching { iterative_sequence: true }")
-    with pytest.raises(InvalidInput, match="does not honour sequence_batching.iterative_sequence") as refusal:
+    with pytest.raises(InvalidInput, match=r"does not honour sequence_batching\.iterative_sequence") as refusal:
         await house.server.load("m")
     assert isinstance(refusal.value.__cause__, NotSupported)
 
@@ -319,6 +319,26 @@ async def test_what_a_model_is_made_of_loads_first_and_goes_with_it_on_request(
     await house.server.load("m")
     await house.server.unload("m", unload_dependents=True)
     assert serving(house) == ["a"], "a was asked for by itself"
+
+
+async def test_at_the_start_a_step_is_loaded_once_although_it_is_asked_for_and_needed(
+    house: House, made_of: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "m", "z"):
+        publish(house.root, name=name)
+    made_of.update({"m": ["a", "z"]})
+    loaded: list[str] = []
+    real = house.loader.load
+
+    def load(config: Any, version: int) -> Any:
+        loaded.append(config.name)
+        return real(config, version)
+
+    monkeypatch.setattr(house.loader, "load", load)
+    await load_all(house.lifecycle, ["a", "m", "z"])
+    assert sorted(loaded) == ["a", "m", "z"]
+    await house.server.load("a")
+    assert sorted(loaded) == ["a", "a", "m", "z"], "asked for again, it is loaded anew"
 
 
 async def test_a_step_that_another_model_needs_stays(house: House, made_of: dict[str, list[str]]) -> None:
