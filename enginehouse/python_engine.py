@@ -13,10 +13,11 @@ from google.protobuf import json_format
 
 from enginehouse.channel import Channel, Message, Words, error_from_words, words_from_error
 from enginehouse.dtype import Array
-from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady
+from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported
 from enginehouse.model_config import dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 from enginehouse.python_model import Parameter, Position
+from enginehouse.sequence_config import controls_from_config
 from enginehouse.tensor import Tensors, TensorSpec
 from enginehouse.worker_process import Task, WorkerProcess
 
@@ -96,7 +97,12 @@ class PythonEngine:
             raise InvalidInput(
                 f"model '{config.name}': a Python model's config.pbtxt must name its inputs and outputs."
             )
-        self.inputs = _specs(config, config.input)
+        if config.sequence_batching.state:
+            raise NotSupported(
+                f"model '{config.name}': sequence_batching.state is not for Python models; "
+                "keep the state in the model, by `request.sequence.id`."
+            )
+        self.inputs = (*_specs(config, config.input), *_control_specs(config))
         self.outputs = _specs(config, config.output)
         self._is_decoupled = config.model_transaction_policy.decoupled
         self._siblings: Sequence[PythonEngine] = (self,)
@@ -287,6 +293,11 @@ def _refuse(call: ModelCall) -> Callable[[], None]:
 
 def _specs(config: ModelConfig, tensors: Sequence[ModelInput] | Sequence[ModelOutput]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(one.name, dtype_from_config(one), engine_shape(config, one)) for one in tensors)
+
+
+def _control_specs(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    shape = (-1, 1) if config.max_batch_size > 0 else (1,)
+    return tuple(TensorSpec(control.name, control.dtype, shape) for control in controls_from_config(config))
 
 
 def _task_words(config: ModelConfig, path: Path, instance: int, on_gpu: bool) -> Words:

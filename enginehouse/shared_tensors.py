@@ -18,6 +18,8 @@ from enginehouse.errors import InvalidInput, NotSupported
 
 _ALIGNMENT = 64
 _LEAST_BLOCK_BYTES = 1 << 16
+# A block that is so many times larger than needed, so many times on end, was for something that is over.
+_ROOMY, _ROOMY_TURNS = 8, 100
 _SEALS = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
 _TEXT = DTYPES["BYTES"]
 _BY_NUMPY = {row.numpy: row for row in DTYPES.values()}
@@ -50,6 +52,7 @@ class OutgoingTensors:
         self._blocks: dict[int, mmap.mmap] = {}
         self._free: set[int] = set()
         self._count = 0
+        self._roomy_turns = 0
 
     def place(self, arrays: Sequence[Array]) -> Placed:
         """Copy arrays into a block that nobody reads; text of any kind becomes BYTES.
@@ -86,9 +89,13 @@ class OutgoingTensors:
         fitting = [number for number in self._free if len(self._blocks[number]) >= size]
         if fitting:
             number = min(fitting, key=lambda found: len(self._blocks[found]))
-            self._free.discard(number)
-            return number, None, []
-        # What is free and too small makes way: there are never more blocks than were once in use together.
+            is_roomy = len(self._blocks[number]) > _ROOMY * max(size, _LEAST_BLOCK_BYTES)
+            self._roomy_turns = self._roomy_turns + 1 if is_roomy else 0
+            if self._roomy_turns < _ROOMY_TURNS:
+                self._free.discard(number)
+                return number, None, []
+        # What is free and does not fit makes way: there are never more blocks than were once in use together.
+        self._roomy_turns = 0
         dropped = sorted(self._free)
         for number in dropped:
             del self._blocks[number]

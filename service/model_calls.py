@@ -64,11 +64,9 @@ class _Asked:
         self._infer = infer
         self._admitted: Admitted | None = None
         self._count = 0
-        self._is_over = False
 
     def begin(self, request: InferRequest) -> None:
-        if not self._is_over:
-            self._admitted = self._infer(request, self._settle)
+        self._admitted = self._infer(request, self._settle)
 
     def emit(self, response: InferResponse) -> None:
         self._count += 1
@@ -76,7 +74,6 @@ class _Asked:
 
     def cancel(self) -> None:
         """Nobody waits any more; what is in its queue leaves it."""
-        self._is_over = True
         if self._admitted is not None:
             self._admitted.cancel()
 

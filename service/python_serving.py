@@ -2,6 +2,7 @@
 
 from enginehouse.engine import Engine
 from enginehouse.python_engine import PythonEngine
+from enginehouse.sequence_config import controls_from_config
 from service.clock import Clock
 from service.loaded import LoadedVersion
 from service.model_calls import ModelCalls
@@ -35,6 +36,8 @@ def serve_python(
     def compute(engine: Engine) -> RequestComputation:
         assert isinstance(engine, PythonEngine)
         engine.connect(calls.ask)
-        return RequestComputation(engine, layout, str(loaded.version), clock, opened[0].finish if opened else None)
+        finish = opened[0].finish if opened else None
+        controls = controls_from_config(loaded.config)
+        return RequestComputation(engine, layout, str(loaded.version), clock, finish, controls)
 
     return ServedModel(loaded, clock, make, compute, statistics)

@@ -10,11 +10,14 @@ from threading import Lock
 from enginehouse.errors import EngineFailed, Error, NotSupported
 from enginehouse.python_engine import Job, PythonEngine, Reply
 from enginehouse.python_model import Position
+from enginehouse.sequence_config import Control
+from enginehouse.tensor import Tensors
 from service.clock import Clock
 from service.computation import Answer, Execution
 from service.queue import Pending
 from service.request import InferResponse, SequencePosition, Timings, WireTensor
 from service.rows import Layout, join, split
+from service.sequence_computation import control_array
 
 _log = logging.getLogger(__name__)
 
@@ -32,18 +35,26 @@ class RequestComputation:
         version: of the model, as the protocol spells it.
         clock: of the thread that owns the queue, where responses before the last one are told.
         finish: takes what was left open; None for a model that is not decoupled, which leaves nothing open.
+        controls: inputs that say where a request stands in its sequence.
     """
 
     may_run_inline = False
 
     def __init__(
-        self, engine: PythonEngine, layout: Layout, version: str, clock: Clock, finish: Finish | None = None
+        self,
+        engine: PythonEngine,
+        layout: Layout,
+        version: str,
+        clock: Clock,
+        finish: Finish | None = None,
+        controls: Sequence[Control] = (),
     ) -> None:
         self.layout = layout
         self.version = version
         self.clock = clock
         self.finish = finish
         self._engine = engine
+        self._controls = controls
 
     def compute(self, pendings: Sequence[Pending]) -> list[Answer]:
         """Answer each request; one whose response is an error does not fail the others."""
@@ -64,7 +75,7 @@ class RequestComputation:
         request = pending.request
         pending.on_cancel = partial(self._engine.cancel, pending)
         return Job(
-            feeds=join([request], self.layout),
+            feeds={**join([request], self.layout), **self._control_feeds(request.sequence)},
             on_reply=reception.take,
             outputs=request.outputs or tuple(spec.name for spec in self.layout.outputs),
             id=request.id,
@@ -74,6 +85,12 @@ class RequestComputation:
             owner=pending,
             is_cancelled=lambda: pending.is_cancelled,
         )
+
+    def _control_feeds(self, position: SequencePosition | None) -> Tensors:
+        if position is None:
+            return {}
+        has_rows = self.layout.has_batch_axis
+        return {control.name: control_array(control, [position], has_rows) for control in self._controls}
 
 
 class _Reception:

@@ -22,7 +22,7 @@ from enginehouse.sequence_config import (
 from enginehouse.tensor import Tensors, shape_fits
 from service.computation import Answer, Execution
 from service.queue import Pending
-from service.request import InferRequest
+from service.request import InferRequest, SequencePosition
 from service.rows import Layout, join, split
 from service.sequence_line import PlacedPosition
 
@@ -124,7 +124,7 @@ class SequenceComputation:
             rows = [self._values(position)[state.input_name] for position in positions]
             feeds[state.input_name] = np.stack(rows) if self._layout.has_batch_axis else rows[0]
         for control in self._rules.controls:
-            feeds[control.name] = _control(control, positions, self._layout.has_batch_axis)
+            feeds[control.name] = control_array(control, positions, self._layout.has_batch_axis)
         height = max(slots) + 1
         if height == len(slots):
             return feeds
@@ -169,7 +169,8 @@ def _position(pending: Pending) -> PlacedPosition:
     return position
 
 
-def _control(control: Control, positions: Sequence[PlacedPosition], has_batch_axis: bool) -> Array:
+def control_array(control: Control, positions: Sequence[SequencePosition], has_batch_axis: bool) -> Array:
+    """What a control input holds for requests that stand at these positions, a row each."""
     if control.kind == CORRID:
         values: list[object] = [position.id for position in positions]
     else:

@@ -113,7 +113,37 @@ SUM_STREAM = """
             return [Response({"OUT": sum(part["OUT"] for part in infer_stream("repeat", {"IN": request.inputs["IN"]}))})
                     for request in requests]
 """
+TALLY = """
+    import numpy as np
+    from enginehouse.python_model import Model, Response
+
+    class Tally(Model):
+        def initialize(self, arguments):
+            self.sums = {}
+
+        def execute(self, requests):
+            return [self.one(request) for request in requests]
+
+        def one(self, request):
+            place = request.sequence
+            assert place.is_start == bool(request.inputs["START"][0, 0])
+            if place.is_start:
+                self.sums[place.id] = 0
+            self.sums[place.id] += int(request.inputs["IN"][0, 0])
+            total = self.sums.pop(place.id) if place.is_end else self.sums[place.id]
+            return Response({"OUT": np.array([[total]], np.int32)})
+"""
 CONFIGS = {
+    "tally": """
+        backend: "python"
+        max_batch_size: 4
+        input [ { name: "IN" data_type: TYPE_INT32 dims: [ 1 ] } ]
+        output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+        instance_group [ { kind: KIND_CPU count: 2 } ]
+        sequence_batching {
+            control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] } ] } ]
+        }
+    """,
     "scale": """
         backend: "python"
         max_batch_size: 8
@@ -147,7 +177,7 @@ CONFIGS = {
         output [ { name: "OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
     """,
 }
-SOURCES = {"scale": SCALE, "text": TEXT, "pipeline": PIPELINE, "repeat": REPEAT, "sum": SUM_STREAM}
+SOURCES = {"scale": SCALE, "text": TEXT, "pipeline": PIPELINE, "repeat": REPEAT, "sum": SUM_STREAM, "tally": TALLY}
 
 
 def add_python_model(repository: Path, name: str, source: str, config: str) -> None:
@@ -384,6 +414,18 @@ def is_answered(http: Any, five: Any) -> bool:
     return True
 
 
+def test_sequences_keep_their_state_in_the_model(grpc: Any) -> None:
+    def tell(sequence: int, value: int, start: bool = False, end: bool = False) -> int:
+        inputs = [tensor(triton_grpc, "IN", np.array([[value]], np.int32), "INT32")]
+        answer = grpc.infer("tally", inputs, sequence_id=sequence, sequence_start=start, sequence_end=end)
+        return int(answer.as_numpy("OUT")[0, 0])
+
+    ids = range(7, 13)
+    assert [tell(one, one, start=True) for one in ids] == list(ids)
+    assert [tell(one, 10) for one in reversed(ids)] == [one + 10 for one in reversed(ids)]
+    assert [tell(one, 100, end=True) for one in ids] == [one + 110 for one in ids]
+
+
 def test_statistics_count_its_requests(http: Any) -> None:
     before = http.get_inference_statistics("text")["model_stats"][0]["inference_count"]
     http.infer("text", [tensor(triton_http, "in", np.array([["a"]], object), "BYTES")])
@@ -397,6 +439,11 @@ def test_statistics_count_its_requests(http: Any) -> None:
         ("def execute(requests): ...", CONFIGS["text"], "must hold one class with execute(requests); found none"),
         ("raise RuntimeError('planted')", CONFIGS["text"], "the model raised RuntimeError: planted"),
         ("import os; os._exit(7)", CONFIGS["text"], "ended with status 7 before it was ready"),
+        (
+            TALLY,
+            CONFIGS["tally"].replace("sequence_batching {", 'sequence_batching { state { input_name: "a" }'),
+            "keep the state in the model",
+        ),
         (TEXT, 'backend: "python"', "a Python model's config.pbtxt must name its inputs and outputs"),
         (
             "from enginehouse.python_model import *\nclass A(Model):\n    def initialize(self, _): infer('simple', {})",

@@ -61,6 +61,23 @@ def test_no_more_blocks_than_are_in_use_at_once(sizes: list[int]) -> None:
         assert len(incoming._blocks) <= 1
 
 
+def test_memory_of_one_large_tensor_is_given_back_when_none_follows() -> None:
+    outgoing, incoming = OutgoingTensors(), IncomingTensors()
+
+    def carry_one(size: int) -> None:
+        placed, _ = carry(outgoing, incoming, [np.zeros(size, np.uint8)])
+        assert placed.block is not None
+        outgoing.give_back([placed.block])
+
+    carry_one(50 << 20)
+    for _ in range(99):
+        carry_one(100)
+    assert sum(map(len, outgoing._blocks.values())) == 64 << 20, "another one may follow"
+    carry_one(100)
+    assert sum(map(len, outgoing._blocks.values())) == 64 << 10
+    assert sum(map(len, incoming._blocks.values())) == 64 << 10
+
+
 def test_a_block_that_is_being_read_is_not_written() -> None:
     outgoing, incoming = OutgoingTensors(), IncomingTensors()
     _, (first,) = carry(outgoing, incoming, [np.zeros(4)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import DTYPES
-from enginehouse.errors import EngineFailed, InvalidInput
+from enginehouse.errors import EngineCrashed, EngineFailed, InvalidInput, NotReady
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
@@ -235,6 +235,17 @@ def test_a_batch_that_failed_goes_back_to_the_thread(monkeypatch: pytest.MonkeyP
         instance.start(make_batch(1, 2))
         heard.wait()
         assert len(heard.threads) == on_thread + 1
+
+
+@pytest.mark.parametrize("failure", [EngineCrashed("gone"), NotReady("starting again")])
+def test_what_ended_its_process_is_not_run_again_with_its_mates(failure: Exception) -> None:
+    engine = fake()
+    engine.failures.append(failure)
+    with running(engine) as (instance, heard):
+        instance.start(make_batch(1, 2, 3))
+        answers = heard.wait().answers
+    assert [answer.error for answer in answers] == [failure] * 3
+    assert len(engine.runs) == 1
 
 
 def test_requests_that_were_settled_meanwhile_are_not_run_again() -> None:
