@@ -21,6 +21,8 @@ QUANTILE = 0.9
 MAX_SPREAD = 2.0
 WINDOW = 128
 
+# Below what any clock tells; nothing takes no time.
+_LEAST_SECONDS = 1e-7
 # Runs of one size that make its median.
 _SIZE_WINDOW = 16
 # Fewer runs than this have no tail to speak of; until then, they are taken to vary by a fifth.
@@ -99,6 +101,7 @@ class LatencyCurve:
             self._sizes.clear()
             self._runs.clear()
             self.spread = _FIRST_SPREAD
+        seconds = max(seconds, _LEAST_SECONDS)
         self._sizes.setdefault((rows - 1).bit_length(), _Size()).add(rows, seconds)
         self._points = self._all_points()
         self._foretold.clear()

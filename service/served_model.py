@@ -17,7 +17,6 @@ from service.computation import Computation, Execution
 from service.instance import Batch, Instance
 from service.loaded import LoadedVersion
 from service.queue import Pending, deliver
-from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE as DEFAULT_MAX_QUEUE_SIZE
 from service.queue_policy import queue_policy_from_config
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.reserved_parameters import take_reserved

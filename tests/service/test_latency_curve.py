@@ -102,7 +102,7 @@ def test_a_run_that_counts_afresh_overrules_all_before() -> None:
     assert curve.spread == pytest.approx(1.2)
 
 
-RUNS = st.lists(st.tuples(st.integers(1, 40), st.floats(1e-6, 10)), max_size=80)
+RUNS = st.lists(st.tuples(st.integers(1, 40), st.floats(0, 10)), max_size=80)
 
 
 @given(RUNS, st.booleans())

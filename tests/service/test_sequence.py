@@ -18,9 +18,10 @@ from enginehouse.tensor import Tensors, TensorSpec
 from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
 from service.loaded import LoadedVersion
+from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE
 from service.rate_limiter import RateLimiter
 from service.request import Admitted, InferRequest, InferResponse, SequencePosition
-from service.served_model import DEFAULT_MAX_QUEUE_SIZE, ServedModel
+from service.served_model import ServedModel
 from tests.service.conftest import Answers, Bench, MakeBench, X, Y, make_bench, make_request, stay_inline
 
 START = TensorSpec("start", DTYPES["FP32"], (-1, 1))

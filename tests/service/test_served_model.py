@@ -256,6 +256,8 @@ STEPS = st.lists(
         st.tuples(st.just("ask"), st.integers(0, 6)),
         st.tuples(st.just("ask in time"), st.integers(1, 2_000_000)),
         st.tuples(st.just("ask deafly"), st.integers(1, 2)),
+        st.tuples(st.just("ask with priority"), st.integers(0, 5)),
+        st.tuples(st.just("ask until"), st.integers(-100, 3000)),
         st.tuples(st.just("cancel"), st.integers(0, 40)),
         st.tuples(st.just("pass"), st.integers(0, 1500)),
         st.tuples(st.just("flush"), st.just(0)),
@@ -265,19 +267,33 @@ STEPS = st.lists(
     ),
     max_size=60,
 )
-POLICY = "preferred_batch_size: 3 default_queue_policy { max_queue_size: 5 allow_timeout_override: true }"
+LIMITED = "default_queue_policy { max_queue_size: 5 allow_timeout_override: true %s }"
+SLO = ' parameters { key: "slo_ms" value { string_value: "900" } }'
+DYNAMIC = "max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 1000000 %s }"
+PROMISES = [
+    DYNAMIC % f"preferred_batch_size: 3 {LIMITED % ''}",
+    DYNAMIC % f"preserve_ordering: true {LIMITED % ''}",
+    DYNAMIC % f"priority_levels: 3 default_priority_level: 2 {LIMITED % ''}",
+    DYNAMIC % f"priority_levels: 2 default_priority_level: 1 {LIMITED % 'timeout_action: DELAY'}",
+    DYNAMIC % f"priority_levels: 3 default_priority_level: 3 {LIMITED % ''}" + SLO,
+    "max_batch_size: 4 dynamic_batching { }" + SLO,
+]
 
 
 @settings(max_examples=150)
-@given(STEPS, st.integers(1, 3))
-def test_every_request_is_answered_exactly_once(steps: list[tuple[str, int]], instances: int) -> None:
-    one = make_bench(f"{PATIENT % POLICY} instance_group {{ count: {instances} }}")
-    logging.getLogger("service.queue").setLevel(logging.CRITICAL)
-    day = Day(one)
-    for what, number in steps:
-        day.step(what, number)
-    one.clock.advance(100)
-    one.model.close()
+@given(STEPS, st.integers(1, 3), st.sampled_from(PROMISES))
+def test_every_request_is_answered_exactly_once(steps: list[tuple[str, int]], instances: int, promise: str) -> None:
+    one = make_bench(f"{promise} instance_group {{ count: {instances} }}")
+    # The deaf callers of a day would each leave a traceback in the log.
+    logging.disable(logging.CRITICAL)
+    try:
+        day = Day(one)
+        for what, number in steps:
+            day.step(what, number)
+        one.clock.advance(100)
+        one.model.close()
+    finally:
+        logging.disable(logging.NOTSET)
     for key, answers in one.answers.of.items():
         assert len(answers) == 1, f"request {key} was answered {len(answers)} times: {answers}"
     statistics = one.model.statistics
@@ -301,6 +317,8 @@ class Day:
             "ask": lambda number: self.ask([float(len(self.asked))] * number),
             "ask in time": lambda number: self.ask([float(len(self.asked))], {"timeout": number}),
             "ask deafly": lambda number: self.ask([1.0] * number, is_deaf=True),
+            "ask with priority": lambda number: self.ask([float(len(self.asked))], {"priority": number}),
+            "ask until": lambda number: self.ask([1.0], deadline=one.clock.now() + number / 1000),
             "cancel": self.cancel,
             "pass": lambda number: one.clock.advance(number / 1000),
             "flush": lambda _: one.clock.run_ready(),
@@ -312,11 +330,17 @@ class Day:
     def step(self, what: str, number: int) -> None:
         self.steps[what](number)
 
-    def ask(self, rows: list[float], parameters: dict[str, Any] | None = None, is_deaf: bool = False) -> None:
+    def ask(
+        self,
+        rows: list[float],
+        parameters: dict[str, Any] | None = None,
+        is_deaf: bool = False,
+        deadline: float | None = None,
+    ) -> None:
         key = str(len(self.asked))
         self.asked[key] = rows
         hear = partial(self.hear, self.one.answers.settle(key), is_deaf)
-        self.pendings.append(self.one.model.infer(make_request(rows, parameters), hear))
+        self.pendings.append(self.one.model.infer(make_request(rows, parameters, deadline=deadline), hear))
 
     def hear(self, settle: Callable[[Any], None], is_deaf: bool, answer: InferResponse | Error) -> None:
         settle(answer)
@@ -366,3 +390,46 @@ def test_an_engine_that_hangs_neither_keeps_its_callers_nor_the_end_waiting(
     assert len(answers) == 2
     assert one.model.statistics.success.count == 0
     assert one.model.statistics.fail.count == 2
+
+
+def test_what_was_asked_for_too_late_is_not_even_queued(bench: MakeBench) -> None:
+    one: Bench = bench()
+    one.clock.advance(5)
+    assert one.ask("a", make_request(deadline=5.0)) is None
+    assert isinstance(one.answers.error("a"), DeadlineExceeded)
+    one.clock.run_ready()
+    assert one.engines[0].runs == []
+    assert one.model.statistics.failures["REJECTED"] == 1
+
+
+def test_what_is_refused_by_the_objective_is_counted_and_never_runs(bench: MakeBench) -> None:
+    one: Bench = bench('max_batch_size: 1 parameters { key: "slo_ms" value { string_value: "20" } }')
+    one.model._scheduler._objective._curve.observe(1, 0.015)  # type: ignore[attr-defined]
+    for key in "abc":
+        one.ask(key)
+    one.clock.run_ready()
+    assert one.answers.values("a") == [10]
+    refusal = one.answers.error("c")
+    assert isinstance(refusal, Overloaded)
+    assert refusal.retry_after_seconds is not None
+    assert one.model.statistics.failures["REJECTED"] == 2
+    assert len(one.engines[0].runs) == 1
+
+
+def test_priorities_come_with_the_request(bench: MakeBench) -> None:
+    one: Bench = bench("max_batch_size: 1 dynamic_batching { priority_levels: 2 default_priority_level: 2 }")
+    for key, priority in (("low", 2), ("unsaid", 0), ("high", 1)):
+        one.ask(key, make_request([ord(key[0])], {"priority": priority, "mine": 1}))
+    one.clock.run_ready()
+    assert [chr(int(feeds["x"][0, 0])) for feeds in one.engines[0].runs] == ["h", "l", "u"]
+
+
+def test_timeouts_that_delay_refuse_nobody(bench: MakeBench) -> None:
+    policy = "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 100000 }"
+    one: Bench = bench(f"max_batch_size: 4 dynamic_batching {{ max_queue_delay_microseconds: 500000 {policy} }}")
+    one.ask("slow", make_request([1]))
+    one.clock.advance(0.2)
+    one.ask("quick", make_request([2, 2, 2]))
+    one.clock.advance(1)
+    assert one.engines[0].runs[0]["x"][:, 0].tolist() == [2, 2, 2, 1]
+    assert one.answers.values("slow") == [10]
