@@ -22,6 +22,7 @@ from service.forwarding import HeaderPattern
 from service.grpc.listener import GrpcListener
 from service.grpc.options import COMPRESSION_LEVELS, GrpcOptions
 from service.http.application import create_application, create_metrics_application
+from service.http.direct import DirectInference
 from service.http.listener import HttpListener
 from service.lifecycle import Lifecycle
 from service.load_threads import LoadThreads
@@ -105,7 +106,17 @@ class Service:
         )
         metrics_app = create_metrics_application(metrics.render)
         grace = settings.exit_timeout_secs
-        self.http = HttpListener(app, settings.http_address, settings.http_port, grace, settings.http_max_connections)
+        self.http = HttpListener(
+            app,
+            settings.http_address,
+            settings.http_port,
+            grace,
+            settings.http_max_connections,
+            # A head that becomes parameters is read by the application alone.
+            None
+            if settings.http_header_forward_pattern
+            else DirectInference(self.server, settings.http_max_input_size),
+        )
         self.metrics = HttpListener(metrics_app, settings.metrics_address, settings.metrics_port, grace)
         self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings))
 
@@ -175,6 +186,13 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     starting.cancel()
     if not await service.stop():
         _end_process(0)
+
+
+def _direct_inference(server: InferenceServer, settings: Settings) -> DirectInference | None:
+    """Where headers become parameters, the application reads every request."""
+    if settings.http_header_forward_pattern:
+        return None
+    return DirectInference(server, settings.http_max_input_size)
 
 
 def _end_process(status: int) -> NoReturn:

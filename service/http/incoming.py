@@ -49,7 +49,7 @@ class Reader:
         received_at = self.clock.now()
         request, form = decode(body)
         request.received_at = received_at
-        request.deadline = _deadline(http_request, received_at)
+        request.deadline = deadline(http_request.headers.get(TIMEOUT), received_at)
         if self.forwarded:
             # As it is everywhere, what the body says outweighs the head.
             request.parameters = {**self.forwarded.parameters(_headers(http_request)), **request.parameters}
@@ -57,9 +57,8 @@ class Reader:
         return request, form
 
 
-def header_length(http_request: Request) -> int | None:
-    """Bytes of JSON at the start of the body; None if all of it is, 0 for a raw tensor."""
-    text = http_request.headers.get(HEADER_LENGTH)
+def header_length(text: str | None) -> int | None:
+    """Bytes of JSON at the start of the body; None if all of it is, 0 for a raw tensor; raises `InvalidInput`."""
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
@@ -67,8 +66,8 @@ def header_length(http_request: Request) -> int | None:
     return int(text)
 
 
-def _deadline(http_request: Request, received_at: float) -> float | None:
-    text = http_request.headers.get(TIMEOUT)
+def deadline(text: str | None, received_at: float) -> float | None:
+    """When an answer is of no use any more; None for never; raises `InvalidInput`."""
     if text is None:
         return None
     if not _MILLISECONDS.fullmatch(text) or not float(text):

@@ -4,15 +4,14 @@ import asyncio
 
 from fastapi import Request, Response
 
-from enginehouse.errors import Error, NotSupported
-from service.client_tensors import write_outputs
+from enginehouse.errors import Error
 from service.compression import IDENTITY, accepted_encoding, compress
 from service.http.body import offered_encodings
-from service.http.incoming import Reader, header_length
+from service.http.incoming import HEADER_LENGTH, Reader, header_length
+from service.http.inference_body import body_from_response, refuse_decoupled, request_from_body
 from service.http.render import response_from_error
 from service.http.waiting import answer_of
-from service.json_codec import OutputForm, decode_request, encode_response
-from service.raw_request import decode_raw_request
+from service.json_codec import OutputForm
 from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
 from service.timing import server_timing
@@ -25,15 +24,12 @@ async def infer(server: InferenceServer, reader: Reader, http_request: Request, 
     """Decode, wait for the one answer, encode. A caller that leaves takes its request out of the queue."""
 
     def decode(body: bytes) -> tuple[InferRequest, OutputForm]:
-        length = header_length(http_request)
-        if length == 0:
-            config = server.model_config(model, version)
-            return decode_raw_request(body, config, model, version), OutputForm(True, {})
-        return decode_request(body, length, model, version, server.client_memory)
+        length = header_length(http_request.headers.get(HEADER_LENGTH))
+        return request_from_body(server, body, length, model, version)
 
     try:
         request, form = await reader.read(http_request, decode)
-        _refuse_decoupled(server, model, version)
+        refuse_decoupled(server, model, version)
         result = await answer_of(server, request, http_request)
         if isinstance(result, Error):
             return response_from_error(result)
@@ -44,8 +40,7 @@ async def infer(server: InferenceServer, reader: Reader, http_request: Request, 
 
 async def _response(server: InferenceServer, result: InferResponse, form: OutputForm, accept_encoding: str) -> Response:
     started = server.clock.now()
-    written = write_outputs(result.outputs, form.regions, server.client_memory)
-    header, chunks = encode_response(result, form, written)
+    header, chunks = body_from_response(server, result, form)
     headers: dict[str, str] = {}
     media_type = "application/json"
     body = header
@@ -67,11 +62,3 @@ async def _packed(body: bytes, encoding: str) -> bytes:
     if len(body) < _THREAD_BYTES:
         return compress(body, encoding)
     return await asyncio.to_thread(compress, body, encoding)
-
-
-def _refuse_decoupled(server: InferenceServer, model: str, version: str) -> None:
-    if server.model_config(model, version).model_transaction_policy.decoupled:
-        raise NotSupported(
-            "HTTP end point doesn't support models with decoupled transaction policy; "
-            "use generate_stream, or the stream of gRPC."
-        )

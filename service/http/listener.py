@@ -9,13 +9,22 @@ import uvicorn
 from fastapi import FastAPI
 
 from enginehouse.errors import NotReady
+from service.http.direct import DirectInference
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
 
 
 class HttpListener:
     """Listens from the moment it is made; raises `NotReady` if the port is taken."""
 
-    def __init__(self, app: FastAPI, address: str, port: int, grace_seconds: float, max_connections: int = 0) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        address: str,
+        port: int,
+        grace_seconds: float,
+        max_connections: int = 0,
+        direct: DirectInference | None = None,
+    ) -> None:
         try:
             self._socket = socket.create_server((address, port), backlog=2048, family=_family(address))
         except OSError as problem:
@@ -24,7 +33,7 @@ class HttpListener:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=limited_protocol(max_connections),
+            http=limited_protocol(max_connections, direct),
             ws="none",
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

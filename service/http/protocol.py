@@ -2,13 +2,14 @@
 
 import asyncio
 from http import HTTPStatus
-from typing import cast
+from typing import ClassVar, cast
 
 import orjson
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.http.direct import DirectExchange, DirectInference
 from service.http.incoming import HEADER_NAMES
 from service.http.render import RETRY_AFTER_SECONDS
 
@@ -52,6 +53,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     max_connections = 0
     """Connections at once, 0 for any number; `limited_protocol` sets it."""
+    direct: ClassVar[DirectInference | None] = None
+    """What answers inference without the application; `limited_protocol` sets it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -134,9 +137,21 @@ class LimitedProtocol(HttpToolsProtocol):
         has_body = any(name in _BODY_HEADERS and value != b"0" for name, value in self.headers)
         self._is_body_behind_upgrade = is_upgrade and has_body
         cast("dict[str, object]", self.scope)[HEADER_NAMES] = self._names
-        super().on_headers_complete()
+        exchange = None if is_upgrade else self._exchange()
+        if exchange is not None:
+            self._put_in_line(exchange)
+        else:
+            super().on_headers_complete()
         if self._is_leaving or (is_upgrade and not has_body):
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        one: object = self.cycle
+        if isinstance(one, DirectExchange):
+            # Its length is known and within the limit, so there is no need to slow the peer down.
+            one.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._is_body_behind_upgrade:
@@ -164,7 +179,29 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        one: object = cycle
+        if isinstance(one, DirectExchange):
+            one.come_first()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _exchange(self) -> DirectExchange | None:
+        if self.direct is None or self.parser.get_method() != b"POST":
+            return None
+        path = parse_url(self.url).path
+        exchange = self.direct.exchange(path, self.headers, self, self.server_state.default_headers)
+        if exchange is not None:
+            exchange.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        return exchange
+
+    def _put_in_line(self, exchange: DirectExchange) -> None:
+        """As uvicorn does with its own: requests of one connection are answered one after the other."""
+        before, self.cycle = self.cycle, cast(RequestResponseCycle, exchange)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def _should_upgrade(self) -> bool:
         """Never: a client that asks for another protocol is answered in this one."""
@@ -230,6 +267,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def limited_protocol(max_connections: int) -> type[LimitedProtocol]:
-    """The protocol of a listener that takes so many connections at once, 0 for any number."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"max_connections": max_connections})
+def limited_protocol(max_connections: int, direct: DirectInference | None = None) -> type[LimitedProtocol]:
+    """The protocol of one listener.
+
+    Args:
+        max_connections: connections at once, 0 for any number.
+        direct: what answers inference without the application; None leaves all to the application.
+    """
+    return type("LimitedProtocol", (LimitedProtocol,), {"max_connections": max_connections, "direct": direct})

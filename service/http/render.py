@@ -35,10 +35,16 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 def response_from_error(error: Error, headers: Mapping[str, str] | None = None) -> JsonResponse:
+    return error_response(status_of(error).http, str(error), {**retry_after(error), **(headers or {})})
+
+
+def retry_after(error: Error) -> dict[str, str]:
+    """The header that says when to come back, for an error that passes."""
     seconds = getattr(error, "retry_after_seconds", None)
-    # The header counts in whole seconds; to come back a little late is better than to be refused again.
-    known = {"Retry-After": str(math.ceil(seconds))} if seconds is not None else {}
-    return error_response(status_of(error).http, str(error), {**known, **(headers or {})})
+    if seconds is not None:
+        # The header counts in whole seconds; to come back a little late is better than to be refused again.
+        return {"Retry-After": str(math.ceil(seconds))}
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status_of(error).http == 503 else {}
 
 
 def json_from_message(message: Message) -> dict[str, Any]:
