@@ -18,6 +18,7 @@ from enginehouse.errors import InvalidInput, NotSupported
 
 _ALIGNMENT = 64
 _LEAST_BLOCK_BYTES = 1 << 16
+_SMALL_BYTES = 1 << 12
 # A block that is so many times larger than needed, so many times on end, was for something that is over.
 _ROOMY, _ROOMY_TURNS = 8, 100
 _SEALS = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4) | getattr(fcntl, "F_SEAL_SEAL", 1)
@@ -62,11 +63,16 @@ class OutgoingTensors:
         """
         places: list[Place] = []
         contents: list[Array | bytes] = []
+        content: Array | bytes
         end = 0
         for array in arrays:
             dtype = dtype_of(array)
-            content = array if dtype.size_bytes else _text_bytes(array)
-            size = content.nbytes if isinstance(content, np.ndarray) else len(content)
+            if not dtype.size_bytes:
+                content = _text_bytes(array)
+            else:
+                # For a small one, making bytes is less work than making a view to copy into.
+                content = array.tobytes() if array.nbytes <= _SMALL_BYTES else array
+            size = len(content) if isinstance(content, bytes) else content.nbytes
             places.append((dtype.name, array.shape, end, size))
             contents.append(content)
             end = -(-(end + size) // _ALIGNMENT) * _ALIGNMENT
@@ -77,7 +83,7 @@ class OutgoingTensors:
         for (_, shape, offset, size), content in zip(places, contents, strict=True):
             if isinstance(content, bytes):
                 memory[offset : offset + size] = content
-            elif size:
+            else:
                 np.copyto(np.frombuffer(memory, content.dtype, content.size, offset).reshape(shape), content)
         return Placed(number, descriptor, places, dropped)
 

@@ -206,6 +206,20 @@ def test_an_interrupt_from_the_keyboard_lets_the_server_end_its_processes(
         assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_process_that_hangs_is_ended_when_its_model_is_unloaded(start_service: StartService, tmp_path: Path) -> None:
+    save_model(tmp_path, "isolated", make_slow_model(4), ISOLATED.format(count=1))
+    flags = ["--model-control-mode", "explicit", "--load-model", "*", "--exit-timeout-secs", "1"]
+    with start_service(tmp_path, *flags) as running:
+        (pid,) = children(running, "isolated")
+        with Clients(running, "isolated", 2) as clients:
+            wait_until(partial(clients.have_answers, 5))
+            os.kill(pid, signal.SIGSTOP)
+            with triton_http.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client:
+                client.unload_model("isolated")
+            wait_until(lambda: not Path(f"/proc/{pid}").exists())
+        assert any("was stopped before it could answer" in answer for answer in clients.answers)
+
+
 def test_an_unknown_isolation_is_refused_by_name(start_service: StartService, tmp_path: Path) -> None:
     save_model(tmp_path, "odd", make_slow_model(1), ISOLATED.format(count=1).replace('"process"', '"container"'))
     with start_service(tmp_path) as running:
