@@ -52,9 +52,15 @@ def _window(seconds: float) -> Load:
     return Load(begins_at, begins_at + seconds)
 
 
-def http_load(port: int, model: str, name: str, row: Array, concurrency: int, seconds: float) -> Load:
-    """Send one row a request in the binary form over HTTP/1.1 to the loopback."""
-    return uvloop.run(_http_load(port, http_request(model, name, row), concurrency, seconds))
+def http_load(
+    port: int, model: str, name: str, row: Array, concurrency: int, seconds: float, *, may_refuse: bool = False
+) -> Load:
+    """Send one row a request in the binary form over HTTP/1.1 to the loopback.
+
+    An answer of 503 ends the load, as any other error does, unless the server `may_refuse`; then it is not counted.
+    """
+    accepted = (b"HTTP/1.1 200", b"HTTP/1.1 503") if may_refuse else (b"HTTP/1.1 200",)
+    return uvloop.run(_http_load(port, http_request(model, name, row), concurrency, seconds, accepted))
 
 
 def grpc_load(port: int, model: str, name: str, row: Array, concurrency: int, seconds: float) -> Load:
@@ -77,8 +83,9 @@ def http_request(model: str, name: str, row: Array) -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, load: Load, done: asyncio.Future[None]) -> None:
+    def __init__(self, request: bytes, load: Load, accepted: tuple[bytes, ...], done: asyncio.Future[None]) -> None:
         self._request = request
+        self._accepted = accepted
         self._load = load
         self._done = done
         self._received = bytearray()
@@ -100,7 +107,8 @@ class _Connection(asyncio.Protocol):
             self._expected = end + len(_END_OF_HEAD) + self._content_length(bytes(self._received[:end]))
         if len(self._received) >= self._expected:
             now = time.perf_counter()
-            self._load.count(self._sent_at, now)
+            if self._received.startswith(b"HTTP/1.1 200"):
+                self._load.count(self._sent_at, now)
             self._received.clear()
             self._expected = 0
             if now < self._load.ends_at:
@@ -122,7 +130,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(self._request)
 
     def _content_length(self, head: bytes) -> int:
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not head.startswith(self._accepted):
             problem = RuntimeError(f"the server answered {head[:60]!r}")
             self._done.set_exception(problem)
             raise problem
@@ -131,12 +139,12 @@ class _Connection(asyncio.Protocol):
         return int(lowered[start:].split(b"\r\n", 1)[0])
 
 
-async def _http_load(port: int, request: bytes, concurrency: int, seconds: float) -> Load:
+async def _http_load(port: int, request: bytes, concurrency: int, seconds: float, accepted: tuple[bytes, ...]) -> Load:
     loop = asyncio.get_running_loop()
     load = _window(seconds)
     ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(concurrency)]
     for end in ends:
-        await loop.create_connection(partial(_Connection, request, load, end), "127.0.0.1", port)
+        await loop.create_connection(partial(_Connection, request, load, accepted, end), "127.0.0.1", port)
     await asyncio.gather(*ends)
     return load
 

@@ -30,8 +30,9 @@ from enginehouse.onnxruntime_engine import OnnxRuntimeEngine
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_SECONDS = 0.1
-MAX_BATCH = 16
 _CONCURRENCIES = (4, 16, 64)
+# Small, so that the model and not the server around it is what is overloaded.
+_TEN_MS_BATCH = 4
 _WIDTH = 1024
 
 
@@ -42,6 +43,7 @@ class Subject:
     name: str
     path: Path
     row: Array
+    max_batch: int
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def main() -> None:
 
 def _measure(subject: Subject, repository: Path, arguments: argparse.Namespace, table: Table) -> None:
     engine = OnnxRuntimeEngine(subject.path, threads_per_instance(1))
-    batch_ms = 1000 * batch_seconds(engine, subject.row, MAX_BATCH)
+    batch_ms = 1000 * batch_seconds(engine, subject.row, subject.max_batch)
     name = engine.inputs[0].name
     request = http_request(subject.name, name, subject.row)
     publish(subject, repository, is_plain=arguments.plain)
@@ -105,7 +107,7 @@ def _capacity(server: RunningServer, subject: Subject, name: str) -> float:
     """The best rate of a closed loop whose p99 stays inside the deadline."""
     best = 0.0
     for concurrency in _CONCURRENCIES:
-        load = http_load(server.http_port, subject.name, name, subject.row, concurrency, seconds=5.0)
+        load = http_load(server.http_port, subject.name, name, subject.row, concurrency, 5.0, may_refuse=True)
         if load.percentile_ms(99) <= 1000 * DEADLINE_SECONDS:
             best = max(best, load.requests_per_second)
     return best
@@ -127,7 +129,7 @@ def publish(subject: Subject, repository: Path, *, is_plain: bool) -> None:
     target = repository / subject.name / "1" / "model.onnx"
     target.parent.mkdir(parents=True)
     target.write_bytes(subject.path.read_bytes())
-    text = f"max_batch_size: {MAX_BATCH}\n"
+    text = f"max_batch_size: {subject.max_batch}\n"
     if is_plain:
         text += "dynamic_batching { default_queue_policy { max_queue_size: 0 } }\n"
     else:
@@ -139,7 +141,7 @@ def publish(subject: Subject, repository: Path, *, is_plain: bool) -> None:
 def digits(_folder: Path) -> Subject:
     """The trained CNN: tiny, so that the server around it is what is loaded."""
     with np.load(ROOT / "examples" / "digits" / "digits.npz", allow_pickle=False) as data:
-        return Subject("digits", ROOT / "examples" / "digits" / "digits.onnx", data["test/pixels"][:1])
+        return Subject("digits", ROOT / "examples" / "digits" / "digits.onnx", data["test/pixels"][:1], 32)
 
 
 def ten_ms(folder: Path) -> Subject:
@@ -150,9 +152,9 @@ def ten_ms(folder: Path) -> Subject:
     for _ in range(3):
         onnx.save(chain(layers), path)
         engine = OnnxRuntimeEngine(path, threads_per_instance(1))
-        layers = max(1, round(layers * 0.010 / batch_seconds(engine, row, MAX_BATCH)))
+        layers = max(1, round(layers * 0.010 / batch_seconds(engine, row, _TEN_MS_BATCH)))
         engine.close()
-    return Subject("ten_ms", path, row)
+    return Subject("ten_ms", path, row, _TEN_MS_BATCH)
 
 
 def chain(layers: int) -> onnx.ModelProto:
