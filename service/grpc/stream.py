@@ -1,8 +1,10 @@
-"""`ModelStreamInfer`: many requests on one call, each answered by itself, as soon as it is ready.
+"""`ModelStreamInfer`: many requests on one call, each answered by itself.
 
-A request that fails says so in a response of its own, and the stream goes on. What is in flight is bounded: beyond
-it nothing more is read, so a client that sends too fast is slowed by the flow control of its connection. A slot is
-free again only when the answer was sent, so one that does not read is slowed as well.
+Answers of ordinary models go out in the order of their requests, as Triton's do; those of decoupled models go out as
+they come, and hold nobody back. A request that fails says so in a response of its own, in its turn, and the stream
+goes on. What is in flight is bounded: beyond it nothing more is read, so a client that sends too fast is slowed by the
+flow control of its connection. A slot is free again only when the answer was sent, so one that does not read is slowed
+as well.
 """
 
 import asyncio
@@ -52,6 +54,7 @@ class InferStream:
         self._ends_on_error = dict(context.invocation_metadata()).get(GRPC_ERROR_HEADER) == "true"
         self._slots = asyncio.Semaphore(options.max_in_flight)
         self._exchanges: set[_Exchange] = set()
+        self._turns: deque[_Exchange] = deque()
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._unsent_bytes = 0
         self._failure: Error | None = None
@@ -81,14 +84,25 @@ class InferStream:
         received_at = self._server.clock.now()
         exchange = _Exchange(self)
         self._exchanges.add(exchange)
+        self._turns.append(exchange)
         message = ModelInferRequest()
         try:
             message = parse(data, ModelInferRequest)
+            if self._is_decoupled(message):
+                exchange.has_turn = False
+                self._turns.pop()
             request, form = self._head.decode(message, received_at)
         except Error as problem:
             exchange.fail(problem, message)
             return
         exchange.begin(request, form, message)
+
+    def _is_decoupled(self, message: ModelInferRequest) -> bool:
+        try:
+            config = self._server.model_config(message.model_name, message.model_version)
+        except Error:
+            return False
+        return config.model_transaction_policy.decoupled
 
     async def _send(self) -> None:
         while self._unsent:
@@ -122,24 +136,40 @@ class InferStream:
         self._unsent_bytes += len(data)
         self._wake.set()
 
-    def end(self, exchange: "_Exchange", data: bytes | None, failure: Error | None = None) -> None:
-        """Send the last response of a request, if there is one."""
-        self._exchanges.discard(exchange)
+    def end(self, exchange: "_Exchange", failure: Error | None = None) -> None:
+        """A request has its last response, which is sent when it is its turn."""
         if failure is not None and self._ends_on_error:
             self._failure = self._failure or failure
-        elif data is not None:
-            self.put(data, is_last=True)
+            exchange.last = None
+            self._wake.set()
+        if not exchange.has_turn:
+            self._finish(exchange)
+        while self._turns and self._turns[0].is_over:
+            self._finish(self._turns.popleft())
+
+    def _finish(self, exchange: "_Exchange") -> None:
+        self._exchanges.discard(exchange)
+        if exchange.last is not None:
+            self.put(exchange.last, is_last=True)
             return
         self._slots.release()
         self._wake.set()
 
 
 class _Exchange:
-    """One request of a stream and its responses."""
+    """One request of a stream and its responses.
+
+    Attributes:
+        has_turn: whether its answer waits for those of earlier requests.
+        is_over: its last response is there, or nobody listens any more.
+        last: that response, if there is anything to send.
+    """
 
     def __init__(self, stream: InferStream) -> None:
+        self.has_turn = True
+        self.is_over = False
+        self.last: bytes | None = None
         self._stream = stream
-        self._is_over = False
         self._has_left = False
         self._admitted: Admitted | None = None
         self._form = ReplyForm()
@@ -154,7 +184,7 @@ class _Exchange:
 
     def emit(self, response: InferResponse) -> None:
         """Pass on a response before the last one."""
-        if self._is_over:
+        if self.is_over:
             return
         try:
             data = self._stream.encode(response, self._form, is_final=False)
@@ -168,31 +198,30 @@ class _Exchange:
 
     def settle(self, result: InferResponse | Error) -> None:
         """Pass on the last response; one without outputs only to a client that asked for it."""
-        if self._is_over:
+        if self.is_over:
             return
         if isinstance(result, Error):
             self.fail(result, self._message)
             return
-        data: bytes | None = None
         try:
             if result.outputs or self._form.wants_empty_final:
-                data = self._stream.encode(result, self._form, is_final=True)
+                self.last = self._stream.encode(result, self._form, is_final=True)
         except Error as problem:
             self.fail(problem, self._message)
             return
-        self._is_over = True
-        self._stream.end(self, data)
+        self.is_over = True
+        self._stream.end(self)
 
     def fail(self, problem: Error, message: ModelInferRequest) -> None:
         """Say what went wrong, and with which request."""
-        self._is_over = True
+        self.is_over = True
         blamed = ModelInferResponse(id=message.id, model_name=message.model_name, model_version=message.model_version)
         proto_codec.set_parameter(blamed.parameters, FINAL, True)
-        answer = ModelStreamInferResponse(error_message=str(problem), infer_response=blamed)
-        self._stream.end(self, answer.SerializeToString(), problem)
+        self.last = ModelStreamInferResponse(error_message=str(problem), infer_response=blamed).SerializeToString()
+        self._stream.end(self, problem)
 
     def leave(self) -> None:
         """Nobody listens any more."""
-        self._is_over = self._has_left = True
+        self.is_over = self._has_left = True
         if self._admitted is not None:
             self._admitted.cancel()

@@ -12,7 +12,7 @@ import tritonclient.grpc.aio as triton_grpc
 from enginehouse.errors import InvalidInput
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from service.proto_codec import EMPTY_FINAL
-from tests.service.grpc.conftest import Asked, Serve, Served
+from tests.service.grpc.conftest import Asked, FakeModel, Serve, Served
 
 
 def inputs() -> list[Any]:
@@ -71,17 +71,53 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_each_request_is_answered_once_as_soon_as_it_is_ready(serve: Serve) -> None:
-    served = await serve()
-
-    def answer_backwards(_: Asked) -> None:
-        if len(served.plain.asked) == 3:
-            for number, asked in reversed(list(enumerate(served.plain.asked))):
+def answering_backwards(model: FakeModel, count: int) -> Callable[[Asked], None]:
+    def react(_: Asked) -> None:
+        if len(model.asked) == count:
+            for number, asked in reversed(list(enumerate(model.asked))):
                 asked.answer(number)
 
-    served.plain.react = answer_backwards
-    requests = [ask("plain", str(number)) for number in range(3)]
+    return react
+
+
+async def test_a_decoupled_model_is_heard_as_soon_as_it_answers(serve: Serve) -> None:
+    served = await serve()
+    served.decoupled.react = answering_backwards(served.decoupled, 3)
+    requests = [ask("decoupled", str(number)) for number in range(3)]
     assert await stream(served, *requests) == [("2", [2], True), ("1", [1], True), ("0", [0], True)]
+
+
+async def test_ordinary_models_are_heard_in_the_order_of_their_requests(serve: Serve) -> None:
+    served = await serve()
+    served.plain.react = answering_backwards(served.plain, 3)
+    requests = [ask("plain", str(number)) for number in range(3)]
+    assert await stream(served, *requests) == [("0", [0], True), ("1", [1], True), ("2", [2], True)]
+
+
+async def test_what_went_wrong_waits_for_its_turn_and_decoupled_models_wait_for_nobody(serve: Serve) -> None:
+    served = await serve()
+    served.decoupled.react = lambda asked: asked.answer(7)
+    requests = [ask("plain", "slow"), ask("nobody", "wrong"), ask("decoupled", "quick")]
+    responses = served.client.stream_infer(sending(requests))
+    assert told(*await anext(responses)) == ("quick", [7], True)
+    served.plain.asked[0].answer(1)
+    assert told(*await anext(responses)) == ("slow", [1], True)
+    assert told(*await anext(responses))[0] == "error"
+    assert [told(*rest) async for rest in responses] == []
+
+
+async def test_an_answer_that_waits_for_its_turn_keeps_its_place(serve: Serve) -> None:
+    served = await serve(max_in_flight=2)
+    answers = asyncio.create_task(stream(served, *[ask("plain", str(number)) for number in range(3)]))
+    await until(lambda: len(served.plain.asked) == 2)
+    served.plain.asked[1].answer(1)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(served.plain.asked) == 2
+    served.plain.asked[0].answer(0)
+    await until(lambda: len(served.plain.asked) == 3)
+    served.plain.asked[2].answer(2)
+    assert [answer[0] for answer in await answers] == ["0", "1", "2"]
 
 
 async def test_a_request_that_fails_says_so_and_the_stream_goes_on(serve: Serve) -> None:
