@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.core import Metric
+
 from enginehouse.config_fields import HONOURED_FIELDS, PARAMETERS
 from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
@@ -15,11 +17,15 @@ from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
+from service.cpu_meter import CpuReading
+from service.gpu_meter import GpuReading
 from service.grpc.options import GrpcOptions
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.http.application import create_application
 from service.loaded import LoadedVersion
+from service.machine_metrics import cpu_metrics, gpu_metrics
 from service.metrics import ServerMetrics
+from service.metrics_options import MetricsOptions
 from service.registry import Registry
 from service.server import Identity, InferenceServer
 from service.settings import Settings
@@ -163,21 +169,28 @@ def _metric_families() -> list[tuple[str, str, list[str], str]]:
 
 
 def _exposition() -> str:
-    """The metrics of a server with one model that does nothing, whose answers are kept."""
+    """Every metric there may be: of a model that does nothing, whose answers are kept, on a machine with a GPU."""
     config = ModelConfig(name="any")
     config.response_cache.enable = True
+    config.model_transaction_policy.decoupled = True
     engine = FakeEngine((), (), lambda feeds: feeds)
     record = EngineRecord(
         file="any", platform="any", provider="", precision="any", role="chosen", tolerance=GoldenTolerance(original={})
     )
-    loaded = LoadedVersion(config, 1, Path(), [engine], 0.0, records=[record])
-    model = serve_version(loaded, Surroundings(FakeClock(), has_response_cache=True))
+    loaded = LoadedVersion(config, 1, Path(), [engine], 0.0, records=[record], calibrated={"any": (0.0, 1.0)})
+    options = MetricsOptions(has_histograms=True, has_summaries=True)
+    model = serve_version(loaded, Surroundings(FakeClock(), has_response_cache=True, metrics=options))
     registry = Registry()
     registry.replace("any", [model])
     try:
-        return ServerMetrics(registry).render()
+        return ServerMetrics(registry, options, _machine).render()
     finally:
         model.close()
+
+
+def _machine() -> list[Metric]:
+    gpu = GpuReading("any", 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return [*cpu_metrics(CpuReading(0.0, 0, 0)), *gpu_metrics([gpu])]
 
 
 def _server() -> Any:

@@ -164,7 +164,7 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "instance_group.host_policy": Field("refused", "pin the whole server to its cores instead"),
     "default_model_filename": _YES,
     "cc_model_filenames": Field("honoured", "of instances on a GPU"),
-    "metric_tags": _NOT_YET,
+    "metric_tags": _YES,
     "parameters": Field("honoured", "by key; see the table of parameters"),
     "model_warmup.name": _YES,
     "model_warmup.batch_size": _YES,
@@ -179,8 +179,12 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "model_repository_agents.agents.name": Field("refused", "agents are shared libraries of Triton's; leave them out"),
     "model_repository_agents.agents.parameters": Field("refused", "see the agent's name"),
     "response_cache.enable": Field("honoured", "with the flag `--cache-config local,size=BYTES`"),
-    "model_metrics.metric_control.metric_identifier.family": _NOT_YET,
-    "model_metrics.metric_control.histogram_options.buckets": _NOT_YET,
+    "model_metrics.metric_control.metric_identifier.family": Field(
+        "honoured", "`nv_inference_first_response_histogram_ms`; no other has buckets to choose"
+    ),
+    "model_metrics.metric_control.histogram_options.buckets": Field(
+        "honoured", "with the flag `--metrics-config histogram_latencies=true`"
+    ),
 }
 
 

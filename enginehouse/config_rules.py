@@ -3,6 +3,7 @@
 The rules of one kind of model stand elsewhere: sequences in `sequence_config.py`, ensembles in the service.
 """
 
+import re
 from collections.abc import Sequence
 
 from enginehouse.errors import InvalidInput
@@ -18,6 +19,10 @@ from enginehouse.proto.model_config_pb2 import (
 
 _TENSORRT = "tensorrt_plan"
 _BATCH_INPUT_TYPES = (DataType.TYPE_INT32, DataType.TYPE_FP32)
+_TAG = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_]*")
+
+# The one family of metrics whose buckets a model may choose.
+FIRST_RESPONSE = "nv_inference_first_response_histogram_ms"
 
 
 def check_config(config: ModelConfig, is_described: bool = True) -> None:
@@ -165,9 +170,17 @@ def _check_batch_outputs(config: ModelConfig) -> None:
 
 
 def _check_metrics(config: ModelConfig) -> None:
+    for tag in sorted(config.metric_tags):
+        if not _TAG.fullmatch(tag):
+            raise _broken(
+                config, f"metric_tags has '{tag}'; a label takes letters, digits and, behind one, underscores."
+            )
     for control in config.model_metrics.metric_control:
-        if not control.metric_identifier.family:
+        family = control.metric_identifier.family
+        if not family:
             raise _broken(config, "model_metrics has a metric_control without metric_identifier.family.")
+        if family != FIRST_RESPONSE:
+            raise _broken(config, f"model_metrics names '{family}'; only {FIRST_RESPONSE} takes buckets.")
         buckets = list(control.histogram_options.buckets)
         if sorted(set(buckets)) != buckets:
             raise _broken(config, f"model_metrics has buckets {buckets}; they must rise.")

@@ -18,7 +18,9 @@ from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
 from service.clock import Clock, LoopClock
 from service.controls import Controls
+from service.cpu_meter import CpuMeter
 from service.forwarding import HeaderPattern
+from service.gpu_meter import open_gpu_meter
 from service.grpc.listener import GrpcListener
 from service.grpc.options import COMPRESSION_LEVELS, GrpcOptions
 from service.http.application import create_application, create_metrics_application
@@ -28,9 +30,11 @@ from service.lifecycle import Lifecycle
 from service.load_threads import LoadThreads
 from service.loader import VersionLoader
 from service.log_settings import LogSettings
+from service.machine_metrics import MachineMetrics
 from service.memory_estimate import MemoryBudget
 from service.memory_return import return_large_blocks
 from service.metrics import ServerMetrics
+from service.metrics_options import options_from_flags
 from service.model_control import ModelControl
 from service.rate_limiter import RateLimiter, limit_from_text
 from service.registry import Registry
@@ -61,7 +65,9 @@ class Service:
         repositories = open_repositories(settings.model_repository, settings.repository_cache)
         clock = LoopClock(asyncio.get_running_loop())
         registry = Registry()
-        metrics = ServerMetrics(registry)
+        self._machine = _machine(settings)
+        options = options_from_flags(settings.metrics_config)
+        metrics = ServerMetrics(registry, options, self._machine.collect)
         loader = VersionLoader(
             repositories,
             metrics.count_golden_failure,
@@ -76,6 +82,7 @@ class Service:
             clock,
             infer=lambda request, settle: self.server.infer(request, settle),
             resolve=registry.resolve,
+            metrics=options,
             has_response_cache=cache is not None,
             rate_limiter=_rate_limiter(settings, clock),
         )
@@ -102,9 +109,11 @@ class Service:
         )
         self._control.look()
         app = create_application(
-            self.server, metrics.render, settings.http_max_input_size, settings.http_header_forward_pattern
+            self.server,
+            metrics.render if settings.allow_metrics else None,
+            settings.http_max_input_size,
+            settings.http_header_forward_pattern,
         )
-        metrics_app = create_metrics_application(metrics.render)
         grace = settings.exit_timeout_secs
         self.http = HttpListener(
             app,
@@ -117,13 +126,15 @@ class Service:
             if settings.http_header_forward_pattern
             else DirectInference(self.server, settings.http_max_input_size),
         )
-        self.metrics = HttpListener(metrics_app, settings.metrics_address, settings.metrics_port, grace)
+        self.metrics = _metrics_listener(settings, metrics)
         self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings))
 
     async def start(self) -> None:
         """Answer health first, then load the models, then be ready."""
         self.http.start()
-        self.metrics.start()
+        if self.metrics is not None:
+            self.metrics.start()
+            self._machine.start()
         await self.grpc.start()
         await self._control.start()
         if self._settings.exit_on_error and self._lifecycle.failed_models:
@@ -151,9 +162,26 @@ class Service:
         except TimeoutError:
             _log.error("a model could not be unloaded in time; it is left behind")
             return False
-        await self.metrics.stop()
+        if self.metrics is not None:
+            await self.metrics.stop()
+        await asyncio.to_thread(self._machine.stop)
         await asyncio.to_thread(self._controls.close)
         return True
+
+
+def _metrics_listener(settings: Settings, metrics: ServerMetrics) -> HttpListener | None:
+    if not settings.allow_metrics:
+        return None
+    app = create_metrics_application(metrics.render)
+    return HttpListener(app, settings.metrics_address, settings.metrics_port, settings.exit_timeout_secs)
+
+
+def _machine(settings: Settings) -> MachineMetrics:
+    return MachineMetrics(
+        settings.metrics_interval_ms / 1000,
+        CpuMeter() if settings.allow_cpu_metrics else None,
+        open_gpu_meter if settings.allow_gpu_metrics else None,
+    )
 
 
 def _rate_limiter(settings: Settings, clock: Clock) -> RateLimiter | None:
@@ -232,13 +260,17 @@ def _grpc_options(settings: Settings) -> GrpcOptions:
     )
 
 
+def _metrics_address(service: Service, settings: Settings) -> str:
+    return f"http://{settings.metrics_address}:{service.metrics.port}/metrics" if service.metrics else "off"
+
+
 def _addresses(service: Service, settings: Settings, seconds: float) -> str:
     """What a person who started the server wants to see."""
     lines = [
         f"{settings.id} {'is ready' if service.server.is_ready() else 'is NOT ready'} after {seconds:.1f} s",
         f"  HTTP     http://{settings.http_address}:{service.http.port}  (try /docs)",
         f"  gRPC     {settings.grpc_address}:{service.grpc.port}",
-        f"  metrics  http://{settings.metrics_address}:{service.metrics.port}/metrics",
+        f"  metrics  {_metrics_address(service, settings)}",
     ]
     for row in service.server.repository_index(only_ready=False).models:
         reason = f"  {row.reason}" if row.reason else ""

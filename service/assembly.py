@@ -7,12 +7,14 @@ from enginehouse.errors import NotFound
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.ragged_config import derived_from_config
 from service.batcher import Batcher
+from service.calibration_drift import CalibrationDrift, WatchedComputation
 from service.clock import Clock
-from service.computation import TensorComputation
+from service.computation import Computation, TensorComputation
 from service.ensemble import EnsembleModel
 from service.ensemble_binding import Resolve
 from service.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
+from service.metrics_options import MetricsOptions, buckets_from_config
 from service.objective import objective_of
 from service.opening import close_all
 from service.python_serving import serve_python
@@ -29,7 +31,7 @@ from service.sequence_model import SequenceModel
 from service.sequence_policy import sequence_policy_from_config
 from service.served import Served
 from service.served_model import ServedModel, layout_from_config, policy_from_config
-from service.statistics import StatisticsTable
+from service.statistics import ModelStatistics, StatisticsTable
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Surroundings:
         infer: asks any model of the server, for models that are made of others.
         resolve: finds what answers for a name and a version.
         statistics: of each version, across its reloads.
+        metrics: what is kept of latencies besides.
         has_response_cache: whether answers of models that ask for it are kept.
         rate_limiter: shares resources among instances; None lets each run when it can.
         sequence_models: by name, those that serve and those that let their last sequences end.
@@ -60,6 +63,7 @@ class Surroundings:
     infer: Infer = _refuse
     resolve: Resolve = _unknown
     statistics: StatisticsTable = field(default_factory=StatisticsTable)
+    metrics: MetricsOptions = field(default_factory=MetricsOptions)
     has_response_cache: bool = False
     rate_limiter: RateLimiter | None = None
     sequence_models: dict[str, list[SequenceModel]] = field(default_factory=dict)
@@ -88,7 +92,7 @@ def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
             surroundings.clock,
             surroundings.infer,
             surroundings.resolve,
-            surroundings.statistics.of(config.name, str(loaded.version)),
+            _statistics(loaded, surroundings),
         )
     layout = layout_from_config(config)
     if config.HasField("sequence_batching"):
@@ -103,11 +107,15 @@ def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
     def make_scheduler(clock: Clock, hooks: Hooks) -> Scheduler:
         return Batcher(policy, queue_policy, clock, hooks, objective, permits)
 
-    statistics = surroundings.statistics.of(config.name, str(loaded.version))
+    statistics = _statistics(loaded, surroundings)
     if config.backend == "python":
         return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_scheduler, statistics)
     return ServedModel(
-        loaded, surroundings.clock, make_scheduler, lambda engine: TensorComputation(engine, layout, derive), statistics
+        loaded,
+        surroundings.clock,
+        make_scheduler,
+        lambda engine: _watched(TensorComputation(engine, layout, derive), statistics),
+        statistics,
     )
 
 
@@ -120,17 +128,32 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
         policy = sequence_policy_from_config(config)
         return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks, permits)
 
-    statistics = surroundings.statistics.of(config.name, str(loaded.version))
+    statistics = _statistics(loaded, surroundings)
     if config.backend == "python":
         return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_batcher, statistics)
     return SequenceModel(
         loaded,
         surroundings.clock,
         make_batcher,
-        lambda engine: SequenceComputation(engine, layout, rules),
+        lambda engine: _watched(SequenceComputation(engine, layout, rules), statistics),
         statistics,
         surroundings.sequence_models.setdefault(config.name, []),
     )
+
+
+def _statistics(loaded: LoadedVersion, surroundings: Surroundings) -> ModelStatistics:
+    """What was counted of the version before, and all that is to be kept from now on."""
+    counted = surroundings.statistics.of(loaded.config.name, str(loaded.version))
+    if surroundings.metrics.has_summaries:
+        counted.summarize()
+    if surroundings.metrics.has_histograms:
+        counted.measure_first_response(buckets_from_config(loaded.config))
+    counted.drift = CalibrationDrift(loaded.calibrated) if loaded.calibrated else None
+    return counted
+
+
+def _watched(computation: Computation, statistics: ModelStatistics) -> Computation:
+    return computation if statistics.drift is None else WatchedComputation(computation, statistics.drift)
 
 
 def _permits(config: ModelConfig, surroundings: Surroundings) -> list[Permit]:

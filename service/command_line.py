@@ -9,7 +9,7 @@ from service.triton_flags import FALSE, TRUE, Flag, flag_of
 
 _ALIASES = {"model-store": "model-repository"}
 # One value of these holds commas, which would otherwise part a list.
-_WITH_COMMAS = ("backend-config", "cache-config", "trace-config")
+_WITH_COMMAS = ("backend-config", "cache-config", "metrics-config", "trace-config")
 _TRACE_SETTINGS = {
     "trace-file": "triton,file",
     "trace-level": "level",

@@ -20,6 +20,7 @@ class LoadedVersion:
         records: of the engine files that serve, more than one where instances run on two kinds of device; none
             without evidence.
         labels: by the name of an output, what its classes are called, in order.
+        calibrated: lowest and highest value of each input that INT8 was calibrated on; empty for other engines.
     """
 
     config: ModelConfig
@@ -31,3 +32,4 @@ class LoadedVersion:
     note: str = ""
     records: Sequence[EngineRecord] = ()
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    calibrated: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from enginehouse.hardware import this_hardware
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine
+from service.calibration_drift import calibrated_inputs
 from service.classification import read_labels
 from service.ensemble_rules import complete_ensemble, is_ensemble
 from service.load_threads import at_low_priority
@@ -103,7 +104,8 @@ class VersionLoader:
         evidence = read_evidence(directory)
         if evidence is not None:
             at_low_priority(check_digests, directory, evidence)
-            return self._open(config, version, lambda on_gpu: _contenders(directory, evidence, on_gpu))
+            loaded = self._open(config, version, lambda on_gpu: _contenders(directory, evidence, on_gpu))
+            return replace(loaded, calibrated=calibrated_inputs(evidence, loaded.records, loaded.config))
         completed = ModelConfig()
         completed.CopyFrom(config)
         complete_platform(completed, [path.name for path in directory.iterdir()])

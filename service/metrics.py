@@ -1,16 +1,15 @@
-"""Triton's metrics under their exact names, and ours, in the Prometheus text format.
-
-The exposition is our own because the library's appends `_total` to every counter, and dashboards know the names
-without it.
-"""
+"""Triton's metrics of models under their exact names, and ours."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import PROCESS_COLLECTOR
 from prometheus_client.core import Metric
 
+from enginehouse.config_rules import FIRST_RESPONSE
+from service.exposition import exposition_from_metrics, spelled
+from service.metrics_options import MetricsOptions
 from service.registry import Registry
 from service.served import Served
 from service.statistics import Histogram
@@ -24,6 +23,10 @@ class _Counter:
     help: str
     attribute: str
     scale: float = 1.0
+
+    @property
+    def is_latency(self) -> bool:
+        return "_duration_" in self.name
 
 
 _COUNTERS = (
@@ -46,6 +49,17 @@ _CACHE_COUNTERS = (
         1e6,
     ),
 )
+_SUMMARIES = (
+    ("nv_inference_request_summary_us", "Time of answered requests", "request"),
+    ("nv_inference_queue_summary_us", "Time of requests in the queue", "queue"),
+    ("nv_inference_compute_input_summary_us", "Time of joining inputs", "compute_input"),
+    ("nv_inference_compute_infer_summary_us", "Time in the engine", "compute_infer"),
+    ("nv_inference_compute_output_summary_us", "Time of slicing outputs", "compute_output"),
+)
+_CACHE_SUMMARIES = (
+    ("nv_cache_hit_summary_per_model", "Time of finding answers, in microseconds", "cache_hit"),
+    ("nv_cache_miss_summary_per_model", "Time of looking in vain and of keeping answers", "cache_miss"),
+)
 _HISTOGRAMS = (
     ("enginehouse_request_duration_seconds", "Time of answered requests, from the whole body on", "request_histogram"),
     ("enginehouse_decode_duration_seconds", "Time of reading requests that were answered", "decode_histogram"),
@@ -57,10 +71,22 @@ _HISTOGRAMS = (
 
 
 class ServerMetrics:
-    """Collects when asked; nothing is counted twice, everything is read from the models' statistics."""
+    """Collects when asked; nothing is counted twice, everything is read from the models' statistics.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        options: what is told of latencies.
+        collect_machine: tells the families of the machine.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        options: MetricsOptions | None = None,
+        collect_machine: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:
         self._registry = registry
+        self._options = options or MetricsOptions()
+        self._collect_machine = collect_machine
         self._golden_failures: Tally[tuple[str, str]] = Tally()
 
     def count_golden_failure(self, model: str, version: int) -> None:
@@ -69,28 +95,69 @@ class ServerMetrics:
 
     def render(self) -> str:
         """The whole exposition, in the text format of version 0.0.4."""
-        return exposition_from_metrics([*self._collect(), *PROCESS_COLLECTOR.collect()])
-
-    def _collect(self) -> Iterator[Metric]:
         models = list(self._registry.served())
+        families = [*self._tritons(models), *self._ours(models), *self._collect_machine()]
+        return exposition_from_metrics([*families, *PROCESS_COLLECTOR.collect()])
+
+    def _tritons(self, models: list[Served]) -> Iterator[Metric]:
         yield self._successes(models)
         yield self._failures(models)
-        for counter in _COUNTERS:
-            yield _counted(counter, models)
         cached = [model for model in models if model.config.response_cache.enable]
-        for counter in _CACHE_COUNTERS if cached else ():
-            yield _counted(counter, cached)
+        for counters, those in ((_COUNTERS, models), (_CACHE_COUNTERS, cached)):
+            for counter in counters:
+                if those and (self._options.has_counters or not counter.is_latency):
+                    yield _counted(counter, those)
+        if self._options.has_summaries:
+            for name, text, attribute in _SUMMARIES:
+                yield self._summary(name, text, attribute, models)
+            for name, text, attribute in _CACHE_SUMMARIES:
+                yield from _if_any(self._summary(name, text, attribute, cached))
+        if self._options.has_histograms:
+            yield from _if_any(self._first_responses(models))
         yield _gauge("nv_inference_pending_request_count", "Requests that wait", models, "queue_depth")
-        yield _gauge("enginehouse_queue_depth", "Requests that wait", models, "queue_depth")
         yield _gauge("nv_model_load_duration_secs", "Time that loading took", models, "load_seconds")
+
+    def _ours(self, models: list[Served]) -> Iterator[Metric]:
+        yield _gauge("enginehouse_queue_depth", "Requests that wait", models, "queue_depth")
         yield self._engines(models)
         yield self._degraded(models)
         yield self._golden(models)
+        yield from _if_any(self._drifts(models))
         for name, text, attribute in _HISTOGRAMS:
             metric = Metric(name, text, "histogram")
             for model in models:
                 _add_histogram(metric, _labels(model), getattr(model.statistics, attribute))
             yield metric
+
+    def _summary(self, name: str, text: str, attribute: str, models: Iterable[Served]) -> Metric:
+        metric = Metric(name, text, "summary")
+        ranks = self._options.quantiles
+        for model in models:
+            if model.statistics.summaries is None:
+                continue
+            labels, recent = _labels(model), getattr(model.statistics.summaries, attribute)
+            for rank, value in zip(ranks, recent.at(ranks), strict=True):
+                metric.add_sample(name, {**labels, "quantile": spelled(rank)}, value)
+            metric.add_sample(f"{name}_sum", labels, recent.total)
+            metric.add_sample(f"{name}_count", labels, recent.count)
+        return metric
+
+    def _first_responses(self, models: Iterable[Served]) -> Metric:
+        metric = Metric(FIRST_RESPONSE, "Time to the first response of decoupled models", "histogram")
+        for model in models:
+            histogram = model.statistics.first_response
+            if histogram is not None and model.config.model_transaction_policy.decoupled:
+                _add_histogram(metric, _labels(model), histogram)
+        return metric
+
+    def _drifts(self, models: Iterable[Served]) -> Metric:
+        name = "enginehouse_calibration_outside_ratio"
+        metric = Metric(name, "Share of values that lie outside the range that INT8 was calibrated on, lately", "gauge")
+        for model in models:
+            shares: Mapping[str, float] = {} if model.statistics.drift is None else model.statistics.drift.shares()
+            for tensor, share in shares.items():
+                metric.add_sample(name, {**_labels(model), "input": tensor}, share)
+        return metric
 
     def _successes(self, models: Iterable[Served]) -> Metric:
         metric = Metric("nv_inference_request_success", "Requests that were answered with outputs", "counter")
@@ -122,29 +189,22 @@ class ServerMetrics:
     def _golden(self, models: Iterable[Served]) -> Metric:
         name = "enginehouse_golden_failures_total"
         metric = Metric(name, "Engines that did not give the recorded answers", "counter")
-        keys = {(model.name, model.version) for model in models} | set(self._golden_failures)
-        for model_name, version in sorted(keys):
-            labels = {"model": model_name, "version": version}
-            metric.add_sample(name, labels, self._golden_failures[model_name, version])
+        gone = {key: {"model": key[0], "version": key[1]} for key in self._golden_failures}
+        for key, labels in sorted(
+            {**gone, **{(model.name, model.version): _labels(model) for model in models}}.items()
+        ):
+            metric.add_sample(name, labels, self._golden_failures[key])
         return metric
 
 
-def exposition_from_metrics(metrics: Iterable[Metric]) -> str:
-    """Write families under exactly the names they have."""
-    lines: list[str] = []
-    for metric in metrics:
-        # The library strips the ending of counters from the family's name; the text format wants the whole.
-        name = metric.samples[0].name if metric.type == "counter" and metric.samples else metric.name
-        lines.append(f"# HELP {name} {_escaped(metric.documentation)}")
-        lines.append(f"# TYPE {name} {metric.type}")
-        for sample in metric.samples:
-            labels = ",".join(f'{key}="{_escaped(text, quotes=True)}"' for key, text in sample.labels.items())
-            lines.append(f"{sample.name}{{{labels}}} {_number(sample.value)}")
-    return "\n".join(lines) + "\n"
+def _if_any(metric: Metric) -> tuple[Metric, ...]:
+    """A family that only some models have is not there where none has it."""
+    return (metric,) if metric.samples else ()
 
 
 def _labels(model: Served) -> dict[str, str]:
-    return {"model": model.name, "version": model.version}
+    tags = {f"_{tag}": text for tag, text in sorted(model.config.metric_tags.items())}
+    return {"model": model.name, "version": model.version, **tags}
 
 
 def _counted(counter: _Counter, models: Iterable[Served]) -> Metric:
@@ -173,18 +233,6 @@ def _add_histogram(metric: Metric, labels: dict[str, str], histogram: Histogram)
     cumulative = 0
     for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
         cumulative += count
-        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": _number(bound)}, cumulative)
+        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": spelled(bound)}, cumulative)
     metric.add_sample(f"{metric.name}_sum", labels, histogram.total)
     metric.add_sample(f"{metric.name}_count", labels, cumulative)
-
-
-def _number(value: float) -> str:
-    """Infinity as the format spells it, whole numbers without a fraction."""
-    if value == float("inf"):
-        return "+Inf"
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
-
-
-def _escaped(text: str, quotes: bool = False) -> str:
-    text = text.replace("\\", r"\\").replace("\n", r"\n")
-    return text.replace('"', r"\"") if quotes else text

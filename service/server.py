@@ -22,6 +22,7 @@ from service.answer_form import as_asked
 from service.client_tensors import ClientMemory
 from service.clock import Clock
 from service.controls import Controls
+from service.first_response import follow_first_response
 from service.lifecycle import Lifecycle
 from service.load_order import order_from_parameters
 from service.log_settings import LogValue
@@ -116,6 +117,9 @@ class InferenceServer:
         tracer = self._controls.tracer
         if tracer.is_on:
             settle = tracer.follow(request, settle)
+        first_response = model.statistics.first_response
+        if first_response is not None and model.config.model_transaction_policy.decoupled:
+            settle = follow_first_response(request, settle, first_response, self.clock)
         if self._cache is not None and may_cache(model.config):
             return self._cache.infer(model, request, settle)
         return model.infer(request, settle)

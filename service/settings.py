@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enginehouse.errors import Error
 from service.backend_config import max_batch_sizes_from_flags
+from service.metrics_options import options_from_flags
 from service.rate_limiter import limit_from_text
 from service.response_cache import capacity_from_flags
 
@@ -47,6 +48,17 @@ class Settings(BaseSettings):
     grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
     metrics_address: str = Field("127.0.0.1", description="address of the metrics; 0.0.0.0 in a container")
     metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0 takes a free one")
+    allow_metrics: bool = Field(True, description="tell metrics, on that port and as /metrics on that of HTTP")
+    allow_gpu_metrics: bool = Field(
+        True, description="read GPUs, where the extra gpu is installed and a driver is there"
+    )
+    allow_cpu_metrics: bool = Field(True, description="read the machine's processors and memory")
+    metrics_interval_ms: int = Field(2000, ge=1, description="milliseconds between two readings of the machine")
+    metrics_config: tuple[str, ...] = Field(
+        (),
+        description="summary_latencies=true adds quantiles, histogram_latencies=true first responses of decoupled "
+        "models, counter_latencies=false takes sums away, summary_quantiles=0.5:0.05,0.99:0.001 chooses; repeat it",
+    )
     model_control_mode: Literal["none", "poll", "explicit"] = Field(
         "none",
         description="none loads everything at the start; poll also what comes, changes or goes later; explicit what "
@@ -120,6 +132,15 @@ class Settings(BaseSettings):
     @classmethod
     def _check_backend_config(cls, settings: tuple[str, ...]) -> tuple[str, ...]:
         max_batch_sizes_from_flags(settings)
+        return settings
+
+    @field_validator("metrics_config")
+    @classmethod
+    def _check_metrics_config(cls, settings: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            options_from_flags(settings)
+        except Error as problem:
+            raise ValueError(str(problem)) from problem
         return settings
 
     @field_validator("model_repository", mode="before")

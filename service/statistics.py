@@ -4,7 +4,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from service.calibration_drift import CalibrationDrift
 from service.computation import Execution
+from service.latency_summaries import LatencySummaries
 from service.request import Timings
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -57,7 +59,13 @@ class BatchStatistics:
 
 
 class ModelStatistics:
-    """All that is counted for one model version. Only the thread that owns the queue writes."""
+    """All that is counted for one model version. Only the thread that owns the queue writes.
+
+    Attributes:
+        summaries: quantiles of the latest requests; None where nobody asked for them.
+        first_response: milliseconds to the first response; None where nobody asked for it.
+        drift: how far inputs leave the calibrated ranges; None for a version without such ranges.
+    """
 
     def __init__(self) -> None:
         self.last_inference_ms = 0
@@ -79,6 +87,18 @@ class ModelStatistics:
         self.queue_histogram = Histogram(DURATION_BUCKETS)
         self.compute_histogram = Histogram(DURATION_BUCKETS)
         self.rows_histogram = Histogram(ROW_BUCKETS)
+        self.summaries: LatencySummaries | None = None
+        self.first_response: Histogram | None = None
+        self.drift: CalibrationDrift | None = None
+
+    def summarize(self) -> None:
+        """Keep quantiles from now on."""
+        self.summaries = self.summaries or LatencySummaries()
+
+    def measure_first_response(self, buckets_ms: Sequence[float]) -> None:
+        """Keep a histogram of first responses from now on; other bounds than before begin a new one."""
+        if self.first_response is None or self.first_response.bounds != tuple(buckets_ms):
+            self.first_response = Histogram(buckets_ms)
 
     def count_batch(self, execution: Execution) -> None:
         """An execution that succeeded."""
@@ -104,6 +124,8 @@ class ModelStatistics:
         self.request_histogram.observe(total_seconds)
         self.decode_histogram.observe(timings.decode)
         self.queue_histogram.observe(timings.queue)
+        if self.summaries is not None:
+            self.summaries.count_success(timings, total_seconds)
 
     def count_encode(self, seconds: float) -> None:
         """The transport wrote an answer."""
@@ -116,10 +138,14 @@ class ModelStatistics:
         self.queue.add(0.0)
         self.request_histogram.observe(total_seconds)
         self.queue_histogram.observe(0.0)
+        if self.summaries is not None:
+            self.summaries.count_cache_hit(looked_up_seconds, total_seconds)
 
     def count_cache_miss(self, seconds: float) -> None:
         """What looking an answer up in vain and keeping the new one took."""
         self.cache_miss.add(seconds)
+        if self.summaries is not None:
+            self.summaries.count_cache_miss(seconds)
 
     def count_failure(self, reason: str, seconds: float) -> None:
         """A request that was answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""

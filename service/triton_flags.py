@@ -104,13 +104,15 @@ TRITON_FLAGS: Mapping[str, Flag] = {
     "vertex-ai-port": _VERTEX,
     "vertex-ai-thread-count": _VERTEX,
     "vertex-ai-default-model": _VERTEX,
-    "allow-metrics": _ALWAYS_ON,
-    "allow-gpu-metrics": Flag("emulated", "GPU metrics are there where the GPU's library is"),
-    "allow-cpu-metrics": Flag("emulated", "CPU metrics are there where the system tells them"),
+    "allow-metrics": _YES,
+    "allow-gpu-metrics": Flag("honoured", "GPU metrics are there where `nvidia-ml-py` and a driver are"),
+    "allow-cpu-metrics": Flag("honoured", "CPU metrics are there where `/proc` tells them"),
     "metrics-address": _YES,
     "metrics-port": _YES,
-    "metrics-interval-ms": Flag("emulated", "metrics are read when they are asked for, never older"),
-    "metrics-config": _NOT_YET,
+    "metrics-interval-ms": Flag(
+        "honoured", "of the machine's metrics; those of models are never older than the answer"
+    ),
+    "metrics-config": Flag("honoured", "quantiles are within 1 % of the value, whatever error is allowed"),
     "trace-config": _YES,
     "backend-directory": _LIBRARIES,
     "backend-config": Flag(

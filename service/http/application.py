@@ -22,9 +22,12 @@ _MESSAGES = {404: "Not Found", 405: "Method Not Allowed"}
 
 
 def create_application(
-    server: InferenceServer, render_metrics: Callable[[], str], max_body_bytes: int, header_forward_pattern: str = ""
+    server: InferenceServer,
+    render_metrics: Callable[[], str] | None,
+    max_body_bytes: int,
+    header_forward_pattern: str = "",
 ) -> FastAPI:
-    """Build the application around a server; nothing is started.
+    """Build the application around a server; nothing is started, and without `render_metrics` there are no metrics.
 
     Raises:
         InvalidInput: the pattern of the headers that become parameters is no regular expression.
@@ -38,7 +41,8 @@ def create_application(
     add_repository(app, server, max_body_bytes)
     add_client_memory(app, server, max_body_bytes)
     add_observation(app, server, max_body_bytes)
-    _add_metrics(app, render_metrics)
+    if render_metrics is not None:
+        _add_metrics(app, render_metrics)
     add_documentation(app)
     return app
 

@@ -13,7 +13,8 @@ output { name: 'y' data_type: TYPE_FP32 dims: -1 }
 BATCHED = "platform: 'onnxruntime_onnx' max_batch_size: 8 " + TENSORS
 ELEMENTS = "kind: BATCH_ELEMENT_COUNT target_name: 'n' data_type: TYPE_FP32 source_input: 'x'"
 ONE_LEVEL = "priority_levels: 1 default_priority_level: 1 preserve_ordering: true"
-BUCKETS = "metric_identifier { family: 'f' } histogram_options { buckets: [2, 1] }"
+FAMILY = "metric_identifier { family: 'nv_inference_first_response_histogram_ms' }"
+BUCKETS = FAMILY + " histogram_options { buckets: [2, 1] }"
 DELAY = "{ timeout_action: DELAY default_timeout_microseconds: 5 }"
 
 
@@ -62,6 +63,9 @@ def check(text: str) -> None:
         ("batch_output { target_name: 'z' source_input: 'x' }", "unknown target_name 'z'"),
         ("batch_output { target_name: ['y', 'y'] source_input: 'x' }", "names a target twice"),
         ("model_metrics { metric_control { } }", r"without metric_identifier\.family"),
+        ("model_metrics { metric_control { metric_identifier { family: 'f' } } }", "'f'; only nv_inference_first_resp"),
+        ("metric_tags { key: 'team-name' value: 'v' }", "metric_tags has 'team-name'; a label takes letters"),
+        ("metric_tags { key: '_reserved' value: 'v' }", "metric_tags has '_reserved'"),
         (
             f"model_metrics {{ metric_control {{ {BUCKETS} }} }}",
             r"buckets \[2\.0, 1\.0\]; they must rise",

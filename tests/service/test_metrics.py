@@ -1,13 +1,17 @@
 """The exposition holds Triton's names and labels to the letter, and any Prometheus reader understands it."""
 
 import math
+import re
 
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import ServerMetrics, exposition_from_metrics
+from service.calibration_drift import CalibrationDrift
+from service.metrics import ServerMetrics
+from service.metrics_options import MetricsOptions
 from service.registry import Registry
+from service.statistics import FAILURE_REASONS
 from tests.enginehouse.conftest import make_record
 from tests.service.conftest import Bench, MakeBench, make_request
 
@@ -50,7 +54,7 @@ def served(bench: MakeBench) -> tuple[Bench, ServerMetrics]:
 def samples(metrics: ServerMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by the name that is written; this reader adds the ending to counters that lack it."""
     text = metrics.render()
-    written = {line.partition("{")[0] for line in text.splitlines()}
+    written = {re.split("[{ ]", line, maxsplit=1)[0] for line in text.splitlines()}
     return {
         (sample.name if sample.name in written else family.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -132,13 +136,95 @@ def test_a_server_without_models_is_readable_too() -> None:
     assert "process_cpu_seconds" in {family.name for family in families}
 
 
-def test_odd_labels_and_numbers_survive_a_reader() -> None:
-    metric = Metric("odd", 'help with \\ and\nnewline and "quotes"', "gauge")
-    label = 'a "quoted" \\ back\nslash'
-    numbers = [0, 1.5, 1e-9, 1e300, math.inf, -math.inf, 123456789012345]
-    for at, number in enumerate(numbers):
-        metric.add_sample("odd", {"at": str(at), "label": label}, number)
-    (family,) = text_string_to_metric_families(exposition_from_metrics([metric]))
-    assert [sample.value for sample in family.samples] == numbers
-    assert {sample.labels["label"] for sample in family.samples} == {label}
-    assert family.documentation == metric.documentation
+def with_options(one: Bench, options: MetricsOptions) -> ServerMetrics:
+    registry = Registry()
+    registry.replace("m", [one.model])
+    return ServerMetrics(registry, options)
+
+
+def families(metrics: ServerMetrics) -> dict[str, str]:
+    """The type of each family that is written."""
+    types = [line.split()[2:] for line in metrics.render().splitlines() if line.startswith("# TYPE ")]
+    return dict(types)
+
+
+def test_summaries_tell_the_quantiles_that_were_asked_for(bench: MakeBench) -> None:
+    one: Bench = bench("max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 1000000 }")
+    one.model.statistics.summarize()
+    metrics = with_options(one, MetricsOptions(has_summaries=True, quantiles=(0.5, 0.99)))
+    assert math.isnan(value(metrics, "nv_inference_queue_summary_us", quantile="0.5"))
+    one.ask("a", make_request([1, 2]))
+    one.clock.advance(1)
+    assert value(metrics, "nv_inference_queue_summary_us", quantile="0.5") == pytest.approx(1e6, rel=0.01)
+    assert value(metrics, "nv_inference_queue_summary_us", quantile="0.99") == pytest.approx(1e6, rel=0.01)
+    assert value(metrics, "nv_inference_queue_summary_us_sum") == 1e6
+    assert {name for name, kind in families(metrics).items() if kind == "summary"} == {
+        f"nv_inference_{part}_summary_us"
+        for part in ("request", "queue", "compute_input", "compute_infer", "compute_output")
+    }
+    for part in ("request", "queue", "compute_input", "compute_infer", "compute_output"):
+        assert value(metrics, f"nv_inference_{part}_summary_us_count") == 1
+
+
+def test_a_model_whose_answers_are_kept_has_summaries_of_the_cache(bench: MakeBench) -> None:
+    one: Bench = bench("max_batch_size: 4 response_cache { enable: true }")
+    one.model.statistics.summarize()
+    metrics = with_options(one, MetricsOptions(has_summaries=True))
+    one.model.statistics.count_cache_hit(0.002, 0.003)
+    one.model.statistics.count_cache_miss(0.004)
+    assert value(metrics, "nv_cache_hit_summary_per_model", quantile="0.999") == pytest.approx(2000, rel=0.01)
+    assert value(metrics, "nv_cache_miss_summary_per_model_sum") == 4000
+    assert value(metrics, "nv_inference_request_summary_us", quantile="0.9") == pytest.approx(3000, rel=0.01)
+    assert value(metrics, "nv_inference_compute_infer_summary_us_count") == 0
+
+
+def test_without_counters_only_the_sums_of_time_are_gone(bench: MakeBench) -> None:
+    one: Bench = bench("max_batch_size: 4 response_cache { enable: true }")
+    kept, left = families(with_options(one, MetricsOptions())), families(with_options(one, MetricsOptions(False)))
+    assert set(kept) - set(left) == {
+        *(name for name in TRITON if name.endswith("_duration_us")),
+        *("nv_cache_hit_duration_per_model", "nv_cache_miss_duration_per_model"),
+    }
+
+
+@pytest.mark.parametrize("is_decoupled", [False, True])
+def test_only_decoupled_models_have_a_histogram_of_first_responses(bench: MakeBench, is_decoupled: bool) -> None:
+    one: Bench = bench()
+    one.model.config.model_transaction_policy.decoupled = is_decoupled
+    one.model.statistics.measure_first_response((100, 500, 2000, 5000))
+    metrics = with_options(one, MetricsOptions(has_histograms=True))
+    name = "nv_inference_first_response_histogram_ms"
+    assert (families(metrics).get(name) == "histogram") is is_decoupled
+    if is_decoupled:
+        histogram = one.model.statistics.first_response
+        assert histogram is not None
+        histogram.observe(120)
+        bounds = ("100", "500", "2000", "5000", "+Inf")
+        assert [value(metrics, f"{name}_bucket", le=bound) for bound in bounds] == [0, 1, 1, 1, 1]
+    assert name not in families(with_options(one, MetricsOptions()))
+
+
+def test_tags_are_labels_of_every_series_of_the_model(bench: MakeBench) -> None:
+    one: Bench = bench("max_batch_size: 4 metric_tags { key: 'team' value: 'vision' }")
+    metrics = with_options(one, MetricsOptions())
+    for reason in FAILURE_REASONS:
+        assert value(metrics, "nv_inference_request_failure", _team="vision", reason=reason) == 0
+    of_model = [dict(labels) for name, labels in samples(metrics) if name.startswith(("nv_", "enginehouse_"))]
+    assert {labels.get("_team") for labels in of_model} == {"vision"}
+
+
+def test_inputs_with_a_calibrated_range_tell_how_much_lies_outside(bench: MakeBench) -> None:
+    one: Bench = bench()
+    metrics = with_options(one, MetricsOptions())
+    assert "enginehouse_calibration_outside_ratio" not in families(metrics)
+    one.model.statistics.drift = CalibrationDrift({"x": (0.0, 1.0)})
+    assert value(metrics, "enginehouse_calibration_outside_ratio", input="x") == 0
+    one.model.statistics.drift.look([make_request([0.5, 0.5, 0.5, 7])])
+    assert value(metrics, "enginehouse_calibration_outside_ratio", input="x") == 0.25
+
+
+def test_the_machine_stands_beside_the_models() -> None:
+    metric = Metric("nv_cpu_utilization", "busy", "gauge")
+    metric.add_sample(metric.name, {}, 0.5)
+    text = ServerMetrics(Registry(), collect_machine=lambda: [metric]).render()
+    assert "\nnv_cpu_utilization 0.5\n" in text
