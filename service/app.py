@@ -108,24 +108,7 @@ class Service:
             self.server.tell_readiness,
         )
         self._control.look()
-        app = create_application(
-            self.server,
-            metrics.render if settings.allow_metrics else None,
-            settings.http_max_input_size,
-            settings.http_header_forward_pattern,
-        )
-        grace = settings.exit_timeout_secs
-        self.http = HttpListener(
-            app,
-            settings.http_address,
-            settings.http_port,
-            grace,
-            settings.http_max_connections,
-            # A head that becomes parameters is read by the application alone.
-            None
-            if settings.http_header_forward_pattern
-            else DirectInference(self.server, settings.http_max_input_size),
-        )
+        self.http = _http_listener(settings, self.server, metrics)
         self.metrics = _metrics_listener(settings, metrics)
         self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings))
 
@@ -167,6 +150,24 @@ class Service:
         await asyncio.to_thread(self._machine.stop)
         await asyncio.to_thread(self._controls.close)
         return True
+
+
+def _http_listener(settings: Settings, server: InferenceServer, metrics: ServerMetrics) -> HttpListener:
+    app = create_application(
+        server,
+        metrics.render if settings.allow_metrics else None,
+        settings.http_max_input_size,
+        settings.http_header_forward_pattern,
+    )
+    return HttpListener(
+        app,
+        settings.http_address,
+        settings.http_port,
+        settings.exit_timeout_secs,
+        settings.http_max_connections,
+        # A head that becomes parameters is read by the application alone.
+        None if settings.http_header_forward_pattern else DirectInference(server, settings.http_max_input_size),
+    )
 
 
 def _metrics_listener(settings: Settings, metrics: ServerMetrics) -> HttpListener | None:
