@@ -34,11 +34,20 @@ _JSON, _BINARY = b"application/json", b"application/octet-stream"
 _JOINED_BYTES = 1 << 16
 
 
+class Flow(Protocol):
+    """Whether the peer reads what is written."""
+
+    write_paused: bool
+
+
 class Connection(Protocol):
     """The connection that a request came on, as far as its answer needs it."""
 
     @property
     def transport(self) -> asyncio.Transport: ...
+
+    @property
+    def flow(self) -> Flow: ...
 
     def on_response_complete(self) -> None: ...
 
@@ -84,6 +93,8 @@ class DirectInference:
         ):
             return None
         model = unquote(found[1].decode("ascii"))
+        if "/" in model:
+            return None
         version = (found[2] or b"").decode("ascii")
         asked = (_text(fields, HEADER_LENGTH), _text(fields, TIMEOUT))
         return DirectExchange(self._server, model, version, asked, connection, default_headers)
@@ -96,7 +107,7 @@ class DirectExchange:
         body: as much of it as came.
         more_body: whether some is still to come.
         disconnected: the caller left.
-        response_complete: everything is written.
+        response_complete: everything is written, and the peer reads it.
         keep_alive: whether the connection goes on behind this answer.
     """
 
@@ -124,6 +135,7 @@ class DirectExchange:
         self._admitted: Admitted | None = None
         self._is_first = False
         self._has_begun = False
+        self._is_written = False
 
     @property
     def message_event(self) -> "DirectExchange":
@@ -144,16 +156,26 @@ class DirectExchange:
         self._is_first = True
         self.set()
 
+    def can_write(self) -> None:
+        """The peer has read most of what was written."""
+        if self._is_written and not self.response_complete:
+            self._complete()
+
     def _begin(self) -> None:
+        if self._connection.transport.is_closing():
+            # An earlier answer was the last one of this connection.
+            return
         server = self._server
         received_at = server.clock.now()
         try:
             length = header_length(self._asked[0])
             body = memoryview(self.body).toreadonly()
+            # The connection keeps its last exchange, which must not keep a body that nobody needs any more.
+            self.body = bytearray()
             request, self._form = request_from_body(server, body, length, self._model, self._version)
-            refuse_decoupled(server, self._model, self._version)
             request.received_at = received_at
             request.deadline = deadline(self._asked[1], received_at)
+            refuse_decoupled(server, self._model, self._version)
             request.decoded_at = server.clock.now()
         except Error as problem:
             self._write_error(problem)
@@ -161,7 +183,9 @@ class DirectExchange:
         except Exception as problem:
             self._write_unexpected(problem)
             return
-        self._admitted = server.infer(request, self._settle)
+        admitted = server.infer(request, self._settle)
+        if not self._is_written:
+            self._admitted = admitted
 
     def _settle(self, result: InferResponse | Error) -> None:
         self._admitted = None
@@ -217,9 +241,14 @@ class DirectExchange:
             transport.write(b"".join((head, *chunks)))
         else:
             transport.writelines((head, *chunks))
+        self._is_written = True
+        if not self._connection.flow.write_paused:
+            self._complete()
+
+    def _complete(self) -> None:
         self.response_complete = True
         if not self.keep_alive:
-            transport.close()
+            self._connection.transport.close()
         self._connection.on_response_complete()
 
 

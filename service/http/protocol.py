@@ -164,6 +164,12 @@ class LimitedProtocol(HttpToolsProtocol):
         # A request that waited behind this one has its whole time from here on.
         self._watch_for_stall()
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        one: object = self._running
+        if isinstance(one, DirectExchange):
+            one.can_write()
+
     def shutdown(self) -> None:
         """Called once when the server ends: idle connections linger, busy ones end with their answer."""
         self._is_leaving = True
@@ -181,7 +187,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._running = cycle
         one: object = cycle
         if isinstance(one, DirectExchange):
-            one.come_first()
+            # It waited behind another; answered at once, a long line of them would nest one in the other.
+            self.loop.call_soon(one.come_first)
         else:
             super()._start_asgi_task(cycle, app)
 
@@ -198,7 +205,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """As uvicorn does with its own: requests of one connection are answered one after the other."""
         before, self.cycle = self.cycle, cast(RequestResponseCycle, exchange)
         if before is None or before.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
+            self._running = self.cycle
+            exchange.come_first()
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))

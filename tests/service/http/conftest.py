@@ -86,6 +86,7 @@ class House:
     """The server, what it serves, and a client of it."""
 
     registry: Registry
+    server: InferenceServer
     port: int
     client: httpx.AsyncClient
 
@@ -112,5 +113,5 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     listener = HttpListener(app, "127.0.0.1", 0, grace_seconds=1)
     listener.start()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.port}", timeout=30) as client:
-        yield House(registry, listener.port, client)
+        yield House(registry, server, listener.port, client)
     await listener.stop()
