@@ -182,7 +182,7 @@ def _few_for_many(
     place = start + 1
     while place < len(line) and line[place].level == line[start].level:
         place = _first_in_time(line, place, outlook, curve)
-        if place == len(line):
+        if place == len(line) or line[place].level != line[start].level:
             break
         batch = _fit(line, place, limit, outlook, curve)
         # Who is refused here could have been answered in the batch that is given up.

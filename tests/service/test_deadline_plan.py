@@ -103,6 +103,8 @@ def test_batches_are_as_large_as_pays_within_the_objective(curve: LatencyCurve, 
         ([Entry(2.3), *[Entry(12.1)] * 31], BatchPolicy(32), Plan(0, 1)),
         # They are of a lower level, which never pushes a higher one out.
         ([Entry(2.3), *[Entry(10.5, level=1)] * 31], BatchPolicy(32), Plan(0, 1)),
+        # Nor where those of its own level behind it are lost anyway.
+        ([Entry(2.3), Entry(3.0, rows=8), *[Entry(10.5, level=1)] * 31], BatchPolicy(32), Plan(0, 1)),
         # Few are not worth more than those who would give way.
         ([*[Entry(3.0)] * 4, *[Entry(5.0)] * 2], BatchPolicy(32), Plan(0, 4)),
     ],
