@@ -162,9 +162,6 @@ class DirectExchange:
             self._complete()
 
     def _begin(self) -> None:
-        if self._connection.transport.is_closing():
-            # An earlier answer was the last one of this connection.
-            return
         server = self._server
         received_at = server.clock.now()
         try:
