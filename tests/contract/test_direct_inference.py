@@ -25,8 +25,18 @@ INPUTS = {"simple": (("INPUT0", 16), ("INPUT1", 16)), "versions": (("INPUT0", 3)
 ADDRESSES = ["simple", "sim%70le", "simple/versions/1", "versions", "versions/versions/3", "versions/versions/03"]
 ADDRESSES += ["versions/versions/2", "versions/versions/%33", "nobody", "a%2Fb", "simple%2Fversions%2F1", "%00", "%ff"]
 ODD: list[Any] = [None, True, -1, 3.5, 2**63, "x", "1", "", [], [[1], [2]], {}, {"a": 1}, ["x"], "é\x00", 10**30]
-WANTED = [{"name": "OUTPUT0"}, {"name": "OUTPUT0", "parameters": {"binary_data": True}}, {"name": "nothing"}]
-PARAMETERS = [{"binary_data_output": True}, {"priority": 1}, {"timeout": -1}, {"sequence_id": 1}, {"mine": "own"}]
+WANTED: list[dict[str, Any]] = [
+    {"name": "OUTPUT0"},
+    {"name": "OUTPUT0", "parameters": {"binary_data": True}},
+    {"name": "nothing"},
+]
+PARAMETERS: list[dict[str, Any]] = [
+    {"binary_data_output": True},
+    {"priority": 1},
+    {"timeout": -1},
+    {"sequence_id": 1},
+    {"mine": "own"},
+]
 LENGTHS = ["0", "1", "-1", "x", "", "999999", "9" * 30]
 TIMEOUTS = ["60000", "0", "1e3", "", "0.000001", "999999999999", "12 34"]
 
