@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enginehouse.errors import InvalidInput
 from service.triton_flags import FALSE, TRUE, Flag, flag_of
 
+_PROGRAM = "tritonserver"
 _ALIASES = {"model-store": "model-repository"}
 # One value of these holds commas, which would otherwise part a list.
 _WITH_COMMAS = ("backend-config", "cache-config", "metrics-config", "trace-config")
@@ -36,12 +37,16 @@ class CommandLine:
 def translate(arguments: Sequence[str]) -> CommandLine:
     """Take the flags of Triton out or put ours in their place; what Triton does not have either passes as it is.
 
+    A first word `tritonserver` is left out: KServe's runtimes begin their arguments with the program's name.
+
     Raises:
         InvalidInput: a flag of Triton's that is refused here, or its value.
     """
     ours: list[str] = []
     notes: list[str] = []
     levels: set[str] = set()
+    if list(arguments[:1]) == [_PROGRAM]:
+        arguments = arguments[1:]
     for name, value, written in _flags(arguments):
         flag = flag_of(name)
         if flag is None:

@@ -61,6 +61,21 @@ def test_flags_of_triton_start_the_server_and_say_what_they_do_here(
             assert f"--{flag} is emulated: " in service.output
 
 
+def test_the_arguments_of_kserve_s_runtime_for_triton_start_it(repository: Path) -> None:
+    ports = ["--grpc-port=0", "--http-port=0", "--metrics-port", "0"]
+    words = ["tritonserver", f"--model-store={repository}", *ports, "--allow-grpc=true", "--allow-http=true"]
+    command = [sys.executable, "-m", "service", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            first = next(line for line in process.stdout if "ready" in line)
+            url = next(line for line in process.stdout if "HTTP" in line).split()[1]
+            assert "is ready" in first
+            assert infer(f"{url}/v2/models/bare") == [1, 2, 3]
+        finally:
+            process.terminate()
+
+
 def test_a_strict_server_loads_only_what_is_described(start_service: StartService, repository: Path) -> None:
     with start_service(repository, "--disable-auto-complete-config") as service:
         rows = {row["name"]: row for row in index(service.url)}
