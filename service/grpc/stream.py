@@ -57,6 +57,8 @@ class InferStream:
         self._turns: deque[_Exchange] = deque()
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._unsent_bytes = 0
+        self._held_bytes = 0
+        self._room = asyncio.Event()
         self._failure: Error | None = None
         self._wake = asyncio.Event()
 
@@ -79,10 +81,15 @@ class InferStream:
         while (data := await self._context.read()) is not grpc.aio.EOF:
             await self._slots.acquire()
             self._admit(data)
+            # Few requests may be large: what they and their answers take is bounded as well.
+            while self._held_bytes + self._unsent_bytes > self._options.max_unsent_bytes:
+                self._room.clear()
+                await self._room.wait()
 
     def _admit(self, data: bytes) -> None:
         received_at = self._server.clock.now()
-        exchange = _Exchange(self)
+        exchange = _Exchange(self, len(data))
+        self._held_bytes += len(data)
         self._exchanges.add(exchange)
         self._turns.append(exchange)
         message = ModelInferRequest()
@@ -109,6 +116,7 @@ class InferStream:
             data, frees_slot = self._unsent.popleft()
             await self._context.write(data)
             self._unsent_bytes -= len(data)
+            self._room.set()
             if frees_slot:
                 self._slots.release()
         if self._failure is not None and self._ends_on_error:
@@ -142,6 +150,9 @@ class InferStream:
             self._failure = self._failure or failure
             exchange.last = None
             self._wake.set()
+        size = len(exchange.last or b"")
+        self._held_bytes += size - exchange.size
+        exchange.size = size
         if not exchange.has_turn:
             self._finish(exchange)
         while self._turns and self._turns[0].is_over:
@@ -149,6 +160,8 @@ class InferStream:
 
     def _finish(self, exchange: "_Exchange") -> None:
         self._exchanges.discard(exchange)
+        self._held_bytes -= exchange.size
+        self._room.set()
         if exchange.last is not None:
             self.put(exchange.last, is_last=True)
             return
@@ -160,12 +173,14 @@ class _Exchange:
     """One request of a stream and its responses.
 
     Attributes:
+        size: bytes that it keeps: of the request, and then of the last response until that can be sent.
         has_turn: whether its answer waits for those of earlier requests.
         is_over: its last response is there, or nobody listens any more.
         last: that response, if there is anything to send.
     """
 
-    def __init__(self, stream: InferStream) -> None:
+    def __init__(self, stream: InferStream, size: int) -> None:
+        self.size = size
         self.has_turn = True
         self.is_over = False
         self.last: bytes | None = None

@@ -217,6 +217,19 @@ async def test_responses_that_nobody_reads_do_not_fill_the_memory(serve: Serve) 
     assert served.decoupled.asked[0].is_cancelled
 
 
+async def test_what_waits_for_its_turn_does_not_fill_the_memory(serve: Serve) -> None:
+    served = await serve(max_unsent_bytes=1000)
+    large = list(range(300))
+    served.plain.react = lambda asked: asked.answer(*large) if asked.request.id != "0" else None
+    answers = asyncio.create_task(stream(served, *[ask("plain", str(number)) for number in range(20)]))
+    await until(lambda: len(served.plain.asked) == 2)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert len(served.plain.asked) == 2
+    served.plain.asked[0].answer(*large)
+    assert [answer[0] for answer in await answers] == [str(number) for number in range(20)]
+
+
 async def test_the_first_failure_ends_the_stream_of_a_caller_that_wants_that(serve: Serve) -> None:
     served = await serve()
     requests = [ask("nobody", "a"), ask("plain", "b")]
