@@ -17,8 +17,8 @@ class GrpcOptions:
         forwarded: headers that become parameters of requests.
         compression_level: of answers; 0 sends them as they are.
         max_in_flight: requests of one stream that are not answered yet; more are not read.
-        max_unsent_bytes: answers that one stream's client may leave unread before a decoupled request is ended; and what
-            its requests and their answers may take before no more are read.
+        max_unsent_bytes: answers that one stream's client may leave unread before a decoupled request is ended;
+            and what its requests and their answers may take before no more are read.
     """
 
     max_message_bytes: int = 2**31 - 1
