@@ -114,7 +114,11 @@ class InferStream:
     async def _send(self) -> None:
         while self._unsent:
             data, frees_slot = self._unsent.popleft()
-            await self._context.write(data)
+            try:
+                await self._context.write(data)
+            except grpc.aio.InternalError as problem:
+                # The caller left in the middle of an answer, which is no fault of ours to be logged.
+                raise asyncio.CancelledError from problem
             self._unsent_bytes -= len(data)
             self._room.set()
             if frees_slot:
@@ -186,16 +190,23 @@ class _Exchange:
         self.last: bytes | None = None
         self._stream = stream
         self._has_left = False
+        self._is_settled = False
         self._admitted: Admitted | None = None
         self._form = ReplyForm()
         self._message = ModelInferRequest()
 
     def begin(self, request: InferRequest, form: ReplyForm, message: ModelInferRequest) -> None:
-        self._form, self._message = form, message
+        self._form = form
+        # What names the request; its tensors are kept no longer than the model needs them.
+        self._message = ModelInferRequest(
+            id=message.id, model_name=message.model_name, model_version=message.model_version
+        )
         request.emit = self.emit
-        self._admitted = self._stream.infer(request, self)
-        if self._has_left:
-            self.leave()
+        admitted = self._stream.infer(request, self)
+        if self._has_left and admitted is not None:
+            admitted.cancel()
+        elif not self._is_settled:
+            self._admitted = admitted
 
     def emit(self, response: InferResponse) -> None:
         """Pass on a response before the last one."""
@@ -213,6 +224,8 @@ class _Exchange:
 
     def settle(self, result: InferResponse | Error) -> None:
         """Pass on the last response; one without outputs only to a client that asked for it."""
+        # Each knows the other; without this, both would wait for the garbage collector.
+        self._admitted, self._is_settled = None, True
         if self.is_over:
             return
         if isinstance(result, Error):

@@ -39,10 +39,13 @@ class Answers:
         self._is_last = False
         self._is_too_slow = False
         self._admitted: Admitted | None = None
+        self._is_settled = False
         request.emit = self._add
-        self._admitted = server.infer(request, self._settle)
-        if self._is_too_slow and self._admitted is not None:
-            self._admitted.cancel()
+        admitted = server.infer(request, self._take_last)
+        if self._is_too_slow and admitted is not None:
+            admitted.cancel()
+        elif not self._is_settled:
+            self._admitted = admitted
 
     async def next(self) -> InferResponse | Error | None:
         """The next answer; None behind the last one."""
@@ -72,6 +75,11 @@ class Answers:
             return
         self._unread.append(answer)
         self._arrived.set()
+
+    def _take_last(self, answer: InferResponse | Error) -> None:
+        # Each knows the other; without this, both would wait for the garbage collector.
+        self._admitted, self._is_settled = None, True
+        self._settle(answer)
 
     def _settle(self, answer: InferResponse | Error) -> None:
         if self._is_last:

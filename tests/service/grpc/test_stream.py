@@ -1,6 +1,8 @@
 """The stream: each request is answered by itself, and what goes wrong with one is no other's business."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -228,6 +230,50 @@ async def test_what_waits_for_its_turn_does_not_fill_the_memory(serve: Serve) ->
     assert len(served.plain.asked) == 2
     served.plain.asked[0].answer(*large)
     assert [answer[0] for answer in await answers] == [str(number) for number in range(20)]
+
+
+async def test_a_request_is_forgotten_with_its_answer(serve: Serve) -> None:
+    served = await serve()
+    remembered: list[weakref.ref[Asked]] = []
+
+    def react(asked: Asked) -> None:
+        remembered.append(weakref.ref(asked))
+        asyncio.get_running_loop().call_soon(asked.answer, 1)
+
+    served.plain.react = react
+    is_heard = asyncio.Event()
+
+    async def one_and_silence() -> AsyncIterator[dict[str, Any]]:
+        yield ask("plain", "a")
+        await is_heard.wait()
+
+    responses = served.client.stream_infer(one_and_silence())
+    gc.disable()
+    try:
+        assert told(*await anext(responses)) == ("a", [1], True)
+        served.plain.asked.clear()
+        await until(lambda: remembered[0]() is None)
+    finally:
+        gc.enable()
+        is_heard.set()
+    assert [told(*rest) async for rest in responses] == []
+
+
+async def test_a_caller_who_leaves_in_the_middle_of_an_answer_is_no_fault(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = await serve()
+    large = [0.0] * 500_000
+    served.plain.react = lambda asked: asked.answer(*large)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        message = ModelInferRequest(model_name="plain").SerializeToString()
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([message] * 10))
+        await until(lambda: len(served.plain.asked) == 10)
+        call.cancel()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_the_first_failure_ends_the_stream_of_a_caller_that_wants_that(serve: Serve) -> None:
