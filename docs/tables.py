@@ -15,17 +15,17 @@ from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
 from enginehouse.proto.model_config_pb2 import ModelConfig
-from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock
-from service.cpu_meter import CpuReading
-from service.gpu_meter import GpuReading
 from service.grpc.options import GrpcOptions
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.http.application import create_application
 from service.loaded import LoadedVersion
-from service.machine_metrics import cpu_metrics, gpu_metrics
-from service.metrics import ServerMetrics
-from service.metrics_options import MetricsOptions
+from service.loading.assembly import Surroundings, serve_version
+from service.metrics.cpu_meter import CpuReading
+from service.metrics.gpu_meter import GpuReading
+from service.metrics.machine_metrics import cpu_metrics, gpu_metrics
+from service.metrics.metrics import ServerMetrics
+from service.metrics.metrics_options import MetricsOptions
 from service.registry import Registry
 from service.server import Identity, InferenceServer
 from service.settings import Settings

@@ -6,7 +6,7 @@ from enginehouse.dtype import array_from_bytes
 from enginehouse.errors import InvalidInput
 from enginehouse.tensor import TensorSpec, shape_fits
 from service.request import InferRequest, WireTensor
-from service.rows import Layout
+from service.scheduling.rows import Layout
 
 
 class Admission:

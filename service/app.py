@@ -14,38 +14,38 @@ from enginehouse.available_memory import available_memory
 from enginehouse.config_completion import Completion
 from enginehouse.errors import NotReady
 from enginehouse.onnxruntime_engine import check_one_distribution
-from service.assembly import Surroundings
 from service.backend_config import max_batch_sizes_from_flags
+from service.client_memory.shared_memory import SharedMemory
 from service.clock import Clock, LoopClock
+from service.codecs.forwarding import HeaderPattern
 from service.controls import Controls
-from service.cpu_meter import CpuMeter
-from service.forwarding import HeaderPattern
-from service.gpu_meter import open_gpu_meter
 from service.grpc.listener import GrpcListener
 from service.grpc.options import COMPRESSION_LEVELS, GrpcOptions
 from service.http.application import create_application, create_metrics_application
 from service.http.direct import DirectInference
 from service.http.listener import HttpListener
-from service.lifecycle import Lifecycle
-from service.load_threads import LoadThreads
-from service.loader import VersionLoader
-from service.log_settings import LogSettings
-from service.machine_metrics import MachineMetrics
-from service.memory_estimate import MemoryBudget
-from service.memory_return import return_large_blocks
-from service.metrics import ServerMetrics
-from service.metrics_options import options_from_flags
-from service.model_control import ModelControl
-from service.rate_limiter import RateLimiter, limit_from_text
+from service.loading.assembly import Surroundings
+from service.loading.lifecycle import Lifecycle
+from service.loading.load_threads import LoadThreads
+from service.loading.loader import VersionLoader
+from service.loading.memory_estimate import MemoryBudget
+from service.loading.memory_return import return_large_blocks
+from service.loading.model_control import ModelControl
+from service.loading.repositories import open_repositories
+from service.metrics.cpu_meter import CpuMeter
+from service.metrics.gpu_meter import open_gpu_meter
+from service.metrics.machine_metrics import MachineMetrics
+from service.metrics.metrics import ServerMetrics
+from service.metrics.metrics_options import options_from_flags
 from service.registry import Registry
-from service.repositories import open_repositories
 from service.response_cache import ResponseCache, capacity_from_flags
+from service.scheduling.rate_limiter import RateLimiter, limit_from_text
 from service.served_model import CLOSE_PATIENCE_SECONDS
 from service.server import InferenceServer, identity
 from service.settings import Settings
-from service.shared_memory import SharedMemory
-from service.trace import Tracer
-from service.trace_settings import settings_from_flags
+from service.tracing.log_settings import LogSettings
+from service.tracing.trace import Tracer
+from service.tracing.trace_settings import settings_from_flags
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from enginehouse.proto.grpc_service_pb2 import (
     SystemSharedMemoryStatusResponse,
     TraceSettingResponse,
 )
-from service.log_settings import LogSettings, LogValue
-from service.shared_memory import SharedMemory
-from service.trace import Tracer
-from service.trace_settings import Changes, TraceSettings
+from service.client_memory.shared_memory import SharedMemory
+from service.tracing.log_settings import LogSettings, LogValue
+from service.tracing.trace import Tracer
+from service.tracing.trace_settings import Changes, TraceSettings
 
 
 def _default_tracer() -> Tracer:

@@ -11,7 +11,7 @@ from enginehouse.proto.grpc_service_pb2 import (
 from enginehouse.tensor import TensorSpec
 from service.registry import READY, Registry
 from service.served import Served
-from service.statistics import Duration
+from service.statistics.statistics import Duration
 
 
 def model_metadata(model: Served, versions: list[int]) -> ModelMetadataResponse:

@@ -26,14 +26,14 @@ from enginehouse.model_config import read_config, versions_to_serve
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
 from enginehouse.sequence_config import controls_from_config, states_from_config
-from service.classification import read_labels
-from service.engine_doors import is_isolated
-from service.ensemble_rules import complete_ensemble, dependencies, is_ensemble
-from service.loader import VersionLoader
-from service.opening import close_all
-from service.placement import placement_from_config
-from service.queue_policy import queue_policy_from_config
-from service.repositories import Repositories
+from service.codecs.classification import read_labels
+from service.ensembles.ensemble_rules import complete_ensemble, dependencies, is_ensemble
+from service.loading.engine_doors import is_isolated
+from service.loading.loader import VersionLoader
+from service.loading.opening import close_all
+from service.loading.placement import placement_from_config
+from service.loading.repositories import Repositories
+from service.scheduling.queue_policy import queue_policy_from_config
 
 _COLOURS: dict[Standing, str] = {"honoured": "green", "emulated": "yellow", "refused": "red"}
 _WIDTH_OF_A_FILE = 140

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from enginehouse.errors import Error
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.clock import Clock
-from service.ensemble_plan import version_text
+from service.ensembles.ensemble_plan import version_text
 from service.request import Admitted, InferRequest, InferResponse, Parameter, Settle, Timings, WireTensor
 from service.reserved_parameters import take_reserved
 from service.served import Served

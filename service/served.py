@@ -6,7 +6,7 @@ from typing import Protocol
 from enginehouse.evidence import EngineRecord
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.request import Admitted, InferRequest, Settle
-from service.statistics import ModelStatistics
+from service.statistics.statistics import ModelStatistics
 
 
 class Served(Protocol):

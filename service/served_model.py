@@ -11,18 +11,18 @@ from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.ragged_config import ragged_inputs, scattered_outputs
 from service.admission import Admission
-from service.batch import BatchPolicy
 from service.clock import Clock
-from service.computation import Computation, Execution
-from service.instance import Batch, Instance
 from service.loaded import LoadedVersion
-from service.queue import Pending, deliver
-from service.queue_policy import queue_policy_from_config
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.reserved_parameters import take_reserved
-from service.rows import Layout
-from service.scheduler import Hooks, MakeScheduler
-from service.statistics import ModelStatistics
+from service.scheduling.batch import BatchPolicy
+from service.scheduling.computation import Computation, Execution
+from service.scheduling.instance import Batch, Instance
+from service.scheduling.queue import Pending, deliver
+from service.scheduling.queue_policy import queue_policy_from_config
+from service.scheduling.rows import Layout
+from service.scheduling.scheduler import Hooks, MakeScheduler
+from service.statistics.statistics import ModelStatistics
 from service.status import status_of
 
 _log = logging.getLogger(__name__)

@@ -18,19 +18,19 @@ from enginehouse.proto.grpc_service_pb2 import (
 )
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service import describe
-from service.answer_form import as_asked
-from service.client_tensors import ClientMemory
 from service.clock import Clock
+from service.codecs.answer_form import as_asked
+from service.codecs.client_tensors import ClientMemory
 from service.controls import Controls
-from service.first_response import follow_first_response
-from service.lifecycle import Lifecycle
-from service.load_order import order_from_parameters
-from service.log_settings import LogValue
-from service.queue import deliver
+from service.loading.lifecycle import Lifecycle
+from service.loading.load_order import order_from_parameters
+from service.metrics.first_response import follow_first_response
 from service.registry import Registry
 from service.request import Admitted, InferRequest, Settle
 from service.response_cache import ResponseCache, may_cache
-from service.trace_settings import Changes
+from service.scheduling.queue import deliver
+from service.tracing.log_settings import LogValue
+from service.tracing.trace_settings import Changes
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from enginehouse.errors import Error
 from service.backend_config import max_batch_sizes_from_flags
-from service.metrics_options import options_from_flags
-from service.rate_limiter import limit_from_text
+from service.metrics.metrics_options import options_from_flags
 from service.response_cache import capacity_from_flags
+from service.scheduling.rate_limiter import limit_from_text
 
 ENVIRONMENT_PREFIX = "ENGINEHOUSE_"
 

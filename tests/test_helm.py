@@ -20,7 +20,7 @@ from pydantic_settings import CliApp
 
 from service.clock import LoopClock
 from service.http.application import create_application
-from service.metrics import ServerMetrics
+from service.metrics.metrics import ServerMetrics
 from service.registry import Registry
 from service.settings import Settings
 

@@ -6,8 +6,8 @@ from typing import Any
 from google.protobuf.message import Message
 
 from enginehouse.proto import grpc_service_pb2 as pb
-from service.log_settings import LogValue
 from service.server import InferenceServer
+from service.tracing.log_settings import LogValue
 
 
 class ControlRpcs:

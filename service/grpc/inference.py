@@ -9,9 +9,9 @@ from google.protobuf.message import DecodeError, Message
 
 from enginehouse.errors import Error, InvalidInput, NotSupported
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest
-from service import proto_codec
+from service.codecs import proto_codec
+from service.codecs.proto_codec import ReplyForm
 from service.grpc.options import GrpcOptions
-from service.proto_codec import ReplyForm
 from service.request import InferRequest, InferResponse
 from service.reserved_parameters import RESERVED_PARAMETERS
 from service.server import InferenceServer

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from service.forwarding import HeaderPattern
+from service.codecs.forwarding import HeaderPattern
 
 # Levels of the library, which chooses an algorithm that the client reads; naming one fails those that do not.
 COMPRESSION_LEVELS = {"none": 0, "low": 1, "medium": 2, "high": 3}

@@ -12,7 +12,7 @@ from service.grpc.controls import ControlRpcs
 from service.grpc.inference import ModelInfer, parse
 from service.grpc.options import GrpcOptions
 from service.grpc.stream import ModelStreamInfer
-from service.load_order import load_parameters_from_message, unload_dependents_from_message
+from service.loading.load_order import load_parameters_from_message, unload_dependents_from_message
 from service.server import InferenceServer
 from service.status import status_of
 

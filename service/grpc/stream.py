@@ -15,10 +15,10 @@ import grpc
 
 from enginehouse.errors import Error, Overloaded
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from service import proto_codec
+from service.codecs import proto_codec
+from service.codecs.proto_codec import ReplyForm
 from service.grpc.inference import CallHead, parse
 from service.grpc.options import GrpcOptions
-from service.proto_codec import ReplyForm
 from service.request import Admitted, InferRequest, InferResponse
 from service.server import InferenceServer
 from service.status import status_of

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from enginehouse.errors import Error
-from service.forwarding import HeaderPattern
+from service.codecs.forwarding import HeaderPattern
 from service.http.body import offered_encodings
 from service.http.documentation import add_documentation
 from service.http.incoming import Reader

@@ -7,8 +7,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from enginehouse.errors import InvalidInput, NotSupported
-from service.compression import ENCODINGS, IDENTITY, Decompressor
-from service.json_codec import object_from_json
+from service.codecs.compression import ENCODINGS, IDENTITY, Decompressor
+from service.codecs.json_codec import object_from_json
 
 # A smaller piece is unpacked where it comes: a thread would take longer than the work.
 _THREAD_BYTES = 1 << 14

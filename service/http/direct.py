@@ -15,14 +15,14 @@ from urllib.parse import unquote
 import orjson
 
 from enginehouse.errors import Error
+from service.codecs.json_codec import OutputForm
+from service.codecs.timing import server_timing
 from service.http.incoming import HEADER_LENGTH, TIMEOUT, deadline, header_length
 from service.http.inference_body import body_from_response, refuse_decoupled, request_from_body
 from service.http.render import retry_after
-from service.json_codec import OutputForm
 from service.request import Admitted, InferResponse
 from service.server import InferenceServer
 from service.status import status_of
-from service.timing import server_timing
 
 _log = logging.getLogger(__name__)
 

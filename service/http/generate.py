@@ -9,14 +9,14 @@ from starlette.types import Receive, Scope, Send
 
 from enginehouse.errors import Error, InvalidInput
 from enginehouse.model_config import input_specs
-from service.generate_codec import decode_generate, encode_generate
+from service.codecs.generate_codec import decode_generate, encode_generate
+from service.codecs.timing import server_timing
 from service.http.body import offered_encodings
 from service.http.incoming import Reader
 from service.http.render import response_from_error
 from service.http.waiting import Answers, leaving
 from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
-from service.timing import server_timing
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 

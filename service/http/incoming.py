@@ -9,7 +9,7 @@ from fastapi import Request
 
 from enginehouse.errors import InvalidInput
 from service.clock import Clock
-from service.forwarding import HeaderPattern
+from service.codecs.forwarding import HeaderPattern
 from service.http.body import read_body
 from service.request import InferRequest
 

@@ -5,16 +5,16 @@ import asyncio
 from fastapi import Request, Response
 
 from enginehouse.errors import Error
-from service.compression import IDENTITY, accepted_encoding, compress
+from service.codecs.compression import IDENTITY, accepted_encoding, compress
+from service.codecs.json_codec import OutputForm
+from service.codecs.timing import server_timing
 from service.http.body import offered_encodings
 from service.http.incoming import HEADER_LENGTH, Reader, header_length
 from service.http.inference_body import body_from_response, refuse_decoupled, request_from_body
 from service.http.render import response_from_error
 from service.http.waiting import answer_of
-from service.json_codec import OutputForm
 from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
-from service.timing import server_timing
 
 # A smaller answer is packed where it is: a thread would take longer than the work.
 _THREAD_BYTES = 1 << 14

@@ -1,9 +1,9 @@
 """The bodies of `POST …/infer`, for every way that answers it."""
 
 from enginehouse.errors import NotSupported
-from service.client_tensors import write_outputs
-from service.json_codec import Body, OutputForm, decode_request, encode_response
-from service.raw_request import decode_raw_request
+from service.codecs.client_tensors import write_outputs
+from service.codecs.json_codec import Body, OutputForm, decode_request, encode_response
+from service.codecs.raw_request import decode_raw_request
 from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
 

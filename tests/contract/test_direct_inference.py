@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ def requests(draw: st.DrawFn) -> Sent:
     address = draw(st.sampled_from(ADDRESSES))
     name = "simple" if address.startswith("sim") else address.partition("/")[0]
     is_binary = draw(st.booleans())
-    header: dict[str, Any] = {"inputs": [], "parameters": draw(st.sampled_from([{}, {}, *PARAMETERS])).copy()}
+    header: dict[str, Any] = {"inputs": [], "parameters": deepcopy(draw(st.sampled_from([{}, {}, *PARAMETERS])))}
     tail = b""
     for input_name, size in INPUTS.get(name, INPUTS["nobody"]):
         entry: dict[str, Any] = {"name": input_name, "shape": [1, size]}
@@ -83,10 +84,10 @@ def requests(draw: st.DrawFn) -> Sent:
             entry["data"] = list(range(size))
         header["inputs"].append(entry)
     header.update(draw(st.sampled_from([{}, {"id": "7"}, {"id": 7}, {"id": "é"}])))
-    header.update(draw(st.sampled_from([{}, *({"outputs": [wanted.copy()]} for wanted in WANTED)])))
+    header.update(draw(st.sampled_from([{}, *({"outputs": [deepcopy(wanted)]} for wanted in WANTED)])))
     for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
         holder, key = draw(st.sampled_from(list(places(header))))
-        holder[key] = draw(st.sampled_from(ODD))
+        holder[key] = deepcopy(draw(st.sampled_from(ODD)))
     text = json.dumps(header).encode()
     headers = [f"Inference-Header-Content-Length: {len(text)}"] if is_binary else []
     if draw(st.integers(0, 9)) == 0:

@@ -23,14 +23,14 @@ from enginehouse.hardware import this_hardware
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository, digest
 from enginehouse.tensor import Tensors, TensorSpec
-from service.assembly import Surroundings, serve_version
 from service.clock import FakeClock, LoopClock
-from service.lifecycle import Lifecycle
 from service.loaded import LoadedVersion
-from service.loader import VersionLoader
-from service.metrics import ServerMetrics
+from service.loading.assembly import Surroundings, serve_version
+from service.loading.lifecycle import Lifecycle
+from service.loading.loader import VersionLoader
+from service.loading.repositories import Repositories
+from service.metrics.metrics import ServerMetrics
 from service.registry import Registry
-from service.repositories import Repositories
 from service.request import Admitted, InferRequest, InferResponse, Parameter, WireTensor
 from service.served_model import ServedModel
 from service.server import InferenceServer, identity

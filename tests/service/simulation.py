@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from enginehouse.errors import Error
-from service.batch import BatchPolicy
-from service.batcher import Batcher
 from service.clock import FakeClock
-from service.computation import Answer, Execution
-from service.instance import Batch
-from service.latency_curve import LatencyCurve, MeasuredPoint
-from service.objective import Objective
-from service.queue import Pending
-from service.queue_policy import QueuePolicy
-from service.rate_limiter import Permit
 from service.request import InferResponse, Timings
-from service.scheduler import Hooks
+from service.scheduling.batch import BatchPolicy
+from service.scheduling.batcher import Batcher
+from service.scheduling.computation import Answer, Execution
+from service.scheduling.instance import Batch
+from service.scheduling.latency_curve import LatencyCurve, MeasuredPoint
+from service.scheduling.objective import Objective
+from service.scheduling.queue import Pending
+from service.scheduling.queue_policy import QueuePolicy
+from service.scheduling.rate_limiter import Permit
+from service.scheduling.scheduler import Hooks
 from tests.service.conftest import make_request
 
 

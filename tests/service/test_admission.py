@@ -8,7 +8,7 @@ from enginehouse.errors import InvalidInput
 from enginehouse.tensor import TensorSpec
 from service.admission import Admission
 from service.request import InferRequest, WireTensor
-from service.rows import Layout
+from service.scheduling.rows import Layout
 from tests.service.conftest import tensor
 
 SPECS = (

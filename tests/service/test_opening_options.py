@@ -13,9 +13,9 @@ from enginehouse.errors import InvalidInput
 from enginehouse.hardware import this_hardware, usable_cores
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository
-from service.loader import VersionLoader
-from service.placement import placement_from_config
-from service.repositories import Repositories
+from service.loading.loader import VersionLoader
+from service.loading.placement import placement_from_config
+from service.loading.repositories import Repositories
 from tests.service.conftest import make_scale_model
 
 ACCELERATED = "optimization { execution_accelerators { cpu_execution_accelerator { name: 'openvino' } } }"
@@ -66,9 +66,9 @@ def test_a_gpu_opens_the_file_of_its_compute_capability(load: Load, monkeypatch:
         opened.append(file.path.name)
         raise InvalidInput("that is enough")
 
-    monkeypatch.setattr("service.loader.open_proven", note)
+    monkeypatch.setattr("service.loading.loader.open_proven", note)
     here = this_hardware().model_copy(update={"compute_capability": "8.6"})
-    monkeypatch.setattr("service.loader.this_hardware", lambda: here)
+    monkeypatch.setattr("service.loading.loader.this_hardware", lambda: here)
     for kind in ("KIND_GPU", "KIND_CPU"):
         text = f"cc_model_filenames {{ key: '8.6' value: 'ampere.onnx' }} instance_group {{ kind: {kind} }}"
         with pytest.raises(InvalidInput, match="enough"):

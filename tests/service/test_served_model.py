@@ -16,8 +16,8 @@ from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error,
 from enginehouse.model_config import config_from_text
 from enginehouse.tensor import Tensors
 from service.clock import LoopClock
-from service.queue_policy import DEFAULT_MAX_QUEUE_SIZE
 from service.request import InferRequest, InferResponse
+from service.scheduling.queue_policy import DEFAULT_MAX_QUEUE_SIZE
 from service.served_model import layout_from_config, policy_from_config
 from service.status import status_of
 from tests.service.conftest import Bench, MakeBench, make_bench, make_request, tenfold, tensor
@@ -190,7 +190,7 @@ def test_a_caller_that_fails_hurts_neither_its_mates_nor_the_server(
     bench: MakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     one: Bench = bench()
-    with caplog.at_level(logging.CRITICAL, "service.queue"):
+    with caplog.at_level(logging.CRITICAL, "service.scheduling.queue"):
         one.model.infer(make_request(), fail_to_hear)
         one.ask("mate")
         assert one.model.infer(make_request([1] * 9), fail_to_hear) is None

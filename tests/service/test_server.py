@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from enginehouse.errors import Cancelled, Error, InvalidInput, NotFound, NotReady
-from service.lifecycle import load_all
-from service.queue import Pending
+from service.loading.lifecycle import load_all
 from service.registry import READY, UNAVAILABLE
 from service.request import InferResponse
+from service.scheduling.queue import Pending
 from tests.service.conftest import House, make_request, publish, publish_mismatch
 
 

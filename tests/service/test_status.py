@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from enginehouse import errors
-from service.statistics import FAILURE_REASONS
+from service.statistics.statistics import FAILURE_REASONS
 from service.status import STATUS, status_of
 
 # What only the optimizer raises, or what a load wraps before a client hears of it.

@@ -5,7 +5,7 @@ from fastapi import FastAPI, Request, Response
 from enginehouse.errors import NotSupported
 from service.http.body import read_object
 from service.http.render import JsonResponse, done_response, json_from_message
-from service.load_order import load_parameters_from_json, unload_dependents_from_json
+from service.loading.load_order import load_parameters_from_json, unload_dependents_from_json
 from service.server import InferenceServer
 
 

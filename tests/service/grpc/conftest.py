@@ -16,7 +16,7 @@ from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.grpc.listener import GrpcListener
 from service.grpc.options import GrpcOptions
 from service.request import Admitted, InferRequest, InferResponse, Parameter, Settle, Timings, WireTensor
-from service.statistics import ModelStatistics
+from service.statistics.statistics import ModelStatistics
 from tests.service.conftest import House
 
 TIMINGS = Timings(0, 0, 0, 0, 0, 1)

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
-from service.forwarding import HeaderPattern
+from service.codecs.forwarding import HeaderPattern
 from service.grpc.options import COMPRESSION_LEVELS
 from tests.service.grpc.conftest import Serve, Served
 from tests.service.grpc.test_stream import ask, inputs, stream, until

@@ -13,7 +13,7 @@ import tritonclient.grpc.aio as triton_grpc
 
 from enginehouse.errors import InvalidInput
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
-from service.proto_codec import EMPTY_FINAL
+from service.codecs.proto_codec import EMPTY_FINAL
 from tests.service.grpc.conftest import Asked, FakeModel, Serve, Served
 
 

@@ -14,17 +14,17 @@ from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import config_from_text
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
-from service.assembly import Surroundings
 from service.clock import LoopClock
 from service.http.application import create_application
 from service.http.listener import HttpListener
-from service.lifecycle import Lifecycle
-from service.loader import VersionLoader
+from service.loading.assembly import Surroundings
+from service.loading.lifecycle import Lifecycle
+from service.loading.loader import VersionLoader
+from service.loading.repositories import Repositories
 from service.registry import Registry
-from service.repositories import Repositories
 from service.request import Admitted, InferRequest, InferResponse, Parameter, Settle, Timings, WireTensor
 from service.server import InferenceServer, identity
-from service.statistics import ModelStatistics
+from service.statistics.statistics import ModelStatistics
 
 CONFIG = """
 max_batch_size: 0

@@ -16,21 +16,21 @@ from tritonclient.utils import InferenceServerException
 
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository
-from service.assembly import Surroundings
+from service.client_memory.shared_memory import SharedMemory
 from service.clock import LoopClock
 from service.controls import Controls
 from service.http.application import create_application
 from service.http.listener import HttpListener
-from service.lifecycle import Lifecycle
-from service.loader import VersionLoader
-from service.log_settings import LogSettings
+from service.loading.assembly import Surroundings
+from service.loading.lifecycle import Lifecycle
+from service.loading.loader import VersionLoader
+from service.loading.repositories import Repositories
 from service.registry import READY, Registry
-from service.repositories import Repositories
 from service.request import InferRequest, InferResponse, Settle, WireTensor
 from service.server import InferenceServer, identity
-from service.shared_memory import SharedMemory
-from service.trace import Tracer
-from service.trace_settings import TraceSettings
+from service.tracing.log_settings import LogSettings
+from service.tracing.trace import Tracer
+from service.tracing.trace_settings import TraceSettings
 from tests.service.http.conftest import TIMINGS, ScriptedModel
 
 CONFIG = """

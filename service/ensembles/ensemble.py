@@ -1,0 +1,256 @@
+"""A model that is made of others: one admission at its entry, steps as the plan says, one answer at the end."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, NotSupported, Overloaded
+from enginehouse.evidence import EngineRecord
+from service.admission import Admission
+from service.clock import Clock, Timer
+from service.ensembles.ensemble_binding import EnsembleBinding, Resolve
+from service.ensembles.ensemble_plan import EnsemblePlan
+from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey
+from service.loaded import LoadedVersion
+from service.request import Admitted, Infer, InferRequest, InferResponse, Settle, Timings, WireTensor
+from service.reserved_parameters import take_reserved
+from service.scheduling.computation import Execution
+from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, deliver
+from service.served_model import layout_from_config
+from service.statistics.statistics import ModelStatistics
+from service.status import status_of
+
+# Requests that may be in one ensemble at once, those that wait at its entry included: as many as wait for one model.
+MAX_REQUESTS = 1024
+
+
+class EnsembleModel:
+    """Runs at most `max_inflight_requests` requests at once; further ones wait here, up to a limit, first come first.
+
+    Everything here runs on the thread that owns the queues.
+    """
+
+    def __init__(
+        self, loaded: LoadedVersion, clock: Clock, infer: Infer, resolve: Resolve, statistics: ModelStatistics
+    ) -> None:
+        self.name = loaded.config.name
+        self.version = str(loaded.version)
+        self.degraded = loaded.degraded
+        self.note = loaded.note
+        self.records: Sequence[EngineRecord] = ()
+        self.load_seconds = loaded.load_seconds
+        self.statistics = statistics
+        self._binding = EnsembleBinding(loaded.config, loaded.labels, resolve)
+        self.config = self._binding.config
+        self.labels = self._binding.labels
+        self._optional = [tensor.name for tensor in loaded.config.input if tensor.optional]
+        self._clock = clock
+        self._infer = infer
+        self._admission = Admission(self.name, layout_from_config(loaded.config), loaded.config.max_batch_size)
+        self._most_running = loaded.config.ensemble_scheduling.max_inflight_requests
+        self._running: set[_Visit] = set()
+        self._line: deque[_Visit] = deque()
+        self._is_draining = False
+        self._on_quiet: Callable[[], None] | None = None
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests that wait at the entry; those that wait for a step are counted there."""
+        return len(self._line)
+
+    def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
+        """Admit a request; `settle` is called exactly once, perhaps before this returns; None if it was refused."""
+        try:
+            visit = self._admitted(request, settle)
+        except Error as refusal:
+            self._count_failure(request, refusal)
+            deliver(settle, refusal, self.name)
+            return None
+        if self._has_room() and not self._line:
+            self._begin(visit)
+        else:
+            self._queue(visit)
+        return visit
+
+    def drain(self, on_drained: Callable[[], None]) -> None:
+        """Refuse what is new, finish what is here, then call back."""
+        self._is_draining = True
+        self._on_quiet = on_drained
+        self._tell_if_quiet()
+
+    def abandon(self) -> None:
+        """Tell everybody who still waits for an answer that none will come."""
+        reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
+        for visit in [*self._line, *self._running]:
+            visit.stop(reason)
+
+    def close(self) -> None:
+        """Nothing is held that `drain` or `abandon` did not give back: the steps belong to their own models."""
+
+    def _admitted(self, request: InferRequest, settle: Settle) -> "_Visit":
+        if self._is_draining:
+            raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+        self._hold()
+        take_reserved(request)
+        rows, _ = self._admission.check(request)
+        if self._binding.plan.is_decoupled and request.emit is None:
+            raise NotSupported(
+                f"model '{self.name}' is decoupled: it may answer any number of times. Ask it over a stream."
+            )
+        if len(self._line) + len(self._running) >= max(MAX_REQUESTS, self._most_running):
+            raise Overloaded(
+                f"ensemble '{self.name}' has {len(self._running)} requests in flight and {len(self._line)} that wait. "
+                "Send fewer at once."
+            )
+        if request.timeout_seconds:
+            deadline = self._clock.now() + request.timeout_seconds
+            request.deadline = deadline if request.deadline is None else min(deadline, request.deadline)
+        return _Visit(self, self._binding.plan, request, settle, rows, self._clock.now())
+
+    def _hold(self) -> None:
+        """Say and do what follows from the models that answer now; raises `NotReady` if that is nothing."""
+        self._binding.hold()
+        self.config = self._binding.config
+        self.labels = self._binding.labels
+
+    def _has_room(self) -> bool:
+        return not self._most_running or len(self._running) < self._most_running
+
+    def _queue(self, visit: "_Visit") -> None:
+        self._line.append(visit)
+        if visit.request.deadline is not None:
+            seconds = max(visit.request.deadline - visit.arrived_at, LEAST_TIMEOUT_SECONDS)
+            reason = DeadlineExceeded(f"model '{self.name}': Request timeout expired while it waited at the entry.")
+            visit.timer = self._clock.call_later(seconds, visit.stop, reason)
+
+    def _begin(self, visit: "_Visit") -> None:
+        self._running.add(visit)
+        if visit.timer is not None:
+            visit.timer.cancel()
+        visit.begun_at = self._clock.now()
+        outputs = visit.request.outputs
+        route = self._binding.route if visit.plan is self._binding.plan and not outputs else visit.plan.route(outputs)
+        limit = self._most_running or DEFAULT_STEP_LIMIT
+        journey = Journey(visit.answer, visit.end, lambda: self._on_gone(visit))
+        visit.run = EnsembleRun(visit.plan, route, visit.request, self._infer, self._clock, journey, limit)
+        visit.run.begin(self._optional)
+
+    def _on_gone(self, visit: "_Visit") -> None:
+        self._running.discard(visit)
+        self._clock.call_soon(self._begin_next)
+
+    def _begin_next(self) -> None:
+        while self._line and self._has_room():
+            self._begin(self._line.popleft())
+        self._tell_if_quiet()
+
+    def leave(self, visit: "_Visit") -> None:
+        """Take a request out that waits at the entry."""
+        self._line.remove(visit)
+        self._clock.call_soon(self._tell_if_quiet)
+
+    def succeed(self, visit: "_Visit", response: InferResponse) -> None:
+        """Count a request that went well as one execution, as its steps did in theirs, and answer it."""
+        timings = response.timings
+        self.statistics.count_batch(
+            Execution(visit.rows, timings.compute_input, timings.compute_infer, timings.compute_output)
+        )
+        own = replace(timings, queue=visit.begun_at - visit.arrived_at)
+        seconds = self._clock.now() - (visit.request.received_at or visit.arrived_at)
+        self.statistics.count_success(visit.rows, own, seconds, int(time.time() * 1000))
+        deliver(visit.settle, response, self.name)
+
+    def fail(self, visit: "_Visit", reason: Error) -> None:
+        """Count a request that did not, and say why."""
+        self._count_failure(visit.request, reason)
+        deliver(visit.settle, reason, self.name)
+
+    def _count_failure(self, request: InferRequest, reason: Error) -> None:
+        seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
+        self.statistics.count_failure(status_of(reason).failure_reason, seconds)
+
+    def _tell_if_quiet(self) -> None:
+        if self._on_quiet is not None and not self._running and not self._line:
+            callback, self._on_quiet = self._on_quiet, None
+            callback()
+
+
+class _Visit:
+    """One request at an ensemble: it waits at the entry, then it runs, and it is answered once."""
+
+    def __init__(
+        self,
+        model: EnsembleModel,
+        plan: EnsemblePlan,
+        request: InferRequest,
+        settle: Settle,
+        rows: int,
+        now: float,
+    ) -> None:
+        self.plan = plan
+        self.request = request
+        self.settle = settle
+        self.rows = rows
+        self.arrived_at = now
+        self.begun_at = now
+        self.timer: Timer | None = None
+        self.run: EnsembleRun | None = None
+        self._model = model
+        self._is_answered = False
+
+    def cancel(self) -> None:
+        """The caller left."""
+        self.stop(Cancelled(f"the request to model '{self._model.name}' was cancelled."))
+
+    def stop(self, reason: Error) -> None:
+        """End it now, wherever it is."""
+        if self.run is not None:
+            self.run.stop(reason)
+        elif not self._is_answered:
+            if self.timer is not None:
+                self.timer.cancel()
+            self._model.leave(self)
+            self.end(reason)
+
+    def answer(self, outputs: tuple[WireTensor, ...]) -> None:
+        """Take a complete set of outputs: the only one, or one of those that a decoupled ensemble gives."""
+        response = self._response(outputs)
+        emit = self.request.emit
+        if emit is not None and self.plan.is_decoupled:
+            deliver(lambda _: emit(response), response, self._model.name)
+        else:
+            self._is_answered = True
+            self._model.succeed(self, response)
+
+    def end(self, reason: Error | None) -> None:
+        """Take the end: nothing more will come."""
+        if self._is_answered:
+            return
+        self._is_answered = True
+        if reason is None:
+            self._model.succeed(self, self._response(()))
+        else:
+            self._model.fail(self, reason if isinstance(reason, Cancelled) else _inside(self._model.name, reason))
+
+    def _response(self, outputs: tuple[WireTensor, ...]) -> InferResponse:
+        assert self.run is not None
+        spent = self.run.spent
+        request = self.request
+        timings = Timings(
+            decode=request.decoded_at - request.received_at,
+            queue=self.begun_at - self.arrived_at + spent.queue,
+            compute_input=spent.compute_input,
+            compute_infer=spent.compute_infer,
+            compute_output=spent.compute_output,
+            batch_rows=self.rows,
+        )
+        return InferResponse(self._model.name, self._model.version, request.id, outputs, timings)
+
+
+def _inside(ensemble: str, reason: Error) -> Error:
+    """The same error, naming the ensemble that it happened in; what else it carries stays."""
+    # Not by its constructor, which may want something else than a text.
+    named = type(reason).__new__(type(reason), f"in ensemble '{ensemble}', {reason}")
+    named.__dict__.update(reason.__dict__)
+    return named

@@ -1,0 +1,290 @@
+"""One request on its way through an ensemble: steps run as soon as their inputs are there, each tensor is let go of
+as soon as nobody needs it, and the caller is answered exactly once. Runs on the thread that owns the queues.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, Overloaded
+from service.clock import Clock
+from service.ensembles.ensemble_plan import EnsemblePlan, PlannedStep, Route
+from service.ensembles.ensemble_tensors import Feed
+from service.request import Admitted, Infer, InferRequest, InferResponse, Timings, WireTensor
+
+# Answers of a decoupled step that may wait for the steps behind it: more than any stream of words, less than a flood.
+MAX_WAITING_ANSWERS = 10_000
+
+# Executions of one step for one request at once, where the configuration says nothing: enough to fill a batch.
+DEFAULT_STEP_LIMIT = 64
+
+Tensors = Mapping[str, WireTensor | None]
+"""By name in the ensemble; None for an optional one that was not given."""
+
+
+@dataclass(slots=True, frozen=True)
+class Spent:
+    """What the steps of a request took so far, in seconds."""
+
+    queue: float = 0.0
+    compute_input: float = 0.0
+    compute_infer: float = 0.0
+    compute_output: float = 0.0
+
+    def plus(self, timings: Timings) -> "Spent":
+        return Spent(
+            self.queue + timings.queue,
+            self.compute_input + timings.compute_input,
+            self.compute_infer + timings.compute_infer,
+            self.compute_output + timings.compute_output,
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Journey:
+    """Whom a run reports to.
+
+    Attributes:
+        answer: takes each set of outputs that is complete.
+        end: takes the reason why there are no more; None if all went well. Called once.
+        gone: called once, when no step is at work for this request any more; after `end`.
+    """
+
+    answer: Callable[[tuple[WireTensor, ...]], None]
+    end: Callable[[Error | None], None]
+    gone: Callable[[], None]
+
+
+class _Scope:
+    """Tensors that belong together: those of the request, or those that follow from one answer of a decoupled step."""
+
+    __slots__ = ("number", "order", "started", "tensors", "uses")
+
+    def __init__(self, number: int, order: int, uses: Mapping[str, int]) -> None:
+        self.number = number
+        self.order = order
+        self.tensors: dict[str, WireTensor | None] = {}
+        self.uses = dict(uses)
+        self.started: set[int] = set()
+
+    def use(self, name: str) -> WireTensor | None:
+        """Look at a tensor once; the last look takes it out."""
+        self.uses[name] -= 1
+        return self.tensors[name] if self.uses[name] else self.tensors.pop(name)
+
+
+class _Call:
+    """One execution of a step."""
+
+    __slots__ = ("admitted", "position", "scope")
+
+    def __init__(self, scope: _Scope, position: int) -> None:
+        self.scope = scope
+        self.position = position
+        self.admitted: Admitted | None = None
+
+
+class EnsembleRun:
+    """Runs the steps that a request needs.
+
+    What steps say is taken in one event after the other, never from within another: a step may answer before the
+    call that asks it returns, and a chain of such steps must not grow the stack.
+
+    Args:
+        step_limit: executions of one step at once.
+    """
+
+    def __init__(
+        self,
+        plan: EnsemblePlan,
+        route: Route,
+        request: InferRequest,
+        infer: Infer,
+        clock: Clock,
+        journey: Journey,
+        step_limit: int,
+    ) -> None:
+        self.request = request
+        self.spent = Spent()
+        self._plan = plan
+        self._route = route
+        self._infer = infer
+        self._clock = clock
+        self._journey = journey
+        self._step_limit = step_limit
+        self._is_over = False
+        self._is_gone = False
+        self._is_working = False
+        self._events: deque[Callable[[], None]] = deque()
+        self._calls: set[_Call] = set()
+        self._busy: Counter[int] = Counter()
+        self._waiting: dict[int, deque[_Scope]] = {}
+        self._opened = 0
+        self._answers: dict[int, tuple[WireTensor, ...]] = {}
+        self._next_answer = 0
+
+    def begin(self, optional: Iterable[str] = ()) -> None:
+        """Start the steps that need nothing but the request's own tensors; `optional` ones may be missing."""
+        tensors: dict[str, WireTensor | None] = dict.fromkeys(optional)
+        tensors.update({tensor.name: tensor for tensor in self.request.inputs})
+        self._work(lambda: self._arrive(_Scope(0, 0, self._route.uses), tensors))
+
+    def is_over(self) -> bool:
+        """Whether its caller was told the end."""
+        return self._is_over
+
+    def cancel(self) -> None:
+        """The caller left: steps that wait leave their queues, those that run finish unheard."""
+        self.stop(Cancelled(f"the request to model '{self.request.model_name}' was cancelled."))
+
+    def stop(self, reason: Error) -> None:
+        """End it now, for a reason that is given to the caller."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._answers.clear()
+        for scopes in self._waiting.values():
+            scopes.clear()
+        self._journey.end(reason)
+        for call in list(self._calls):
+            if call.admitted is not None:
+                call.admitted.cancel()
+        self._tell_if_gone()
+
+    def _work(self, event: Callable[[], None]) -> None:
+        self._events.append(event)
+        if self._is_working:
+            return
+        self._is_working = True
+        while self._events:
+            self._events.popleft()()
+        self._is_working = False
+        self._end_if_done()
+
+    def _arrive(self, scope: _Scope, tensors: Tensors) -> None:
+        """Take new tensors in, and start whatever waited for them."""
+        for name, tensor in tensors.items():
+            if scope.uses.get(name):
+                scope.tensors[name] = tensor
+        if scope.number == self._plan.result_scope:
+            self._collect(scope)
+        for position in dict.fromkeys(step for name in tensors for step in self._route.takers.get(name, ())):
+            step = self._plan.steps[position]
+            if position not in scope.started and all(map(scope.tensors.__contains__, step.tensors)):
+                scope.started.add(position)
+                self._start_or_wait(scope, position)
+
+    def _start_or_wait(self, scope: _Scope, position: int) -> None:
+        if self._busy[position] < self._step_limit:
+            self._start(scope, position)
+            return
+        waiting = self._waiting.setdefault(position, deque())
+        if len(waiting) >= MAX_WAITING_ANSWERS:
+            name = self._plan.steps[position].model_name
+            self.stop(
+                Overloaded(f"step '{name}' is {MAX_WAITING_ANSWERS} answers behind the decoupled step before it.")
+            )
+        elif not self._is_over:
+            waiting.append(scope)
+
+    def _start(self, scope: _Scope, position: int) -> None:
+        deadline = self.request.deadline
+        now = self._clock.now()
+        if deadline is not None and deadline <= now:
+            self.stop(DeadlineExceeded("Request timeout expired before all steps had run."))
+        if self._is_over:
+            return
+        call = _Call(scope, position)
+        self._calls.add(call)
+        self._busy[position] += 1
+        request = self._request(call, self._plan.steps[position], now)
+        call.admitted = self._infer(request, lambda answer: self._work(lambda: self._on_settled(call, answer)))
+        if call.admitted is not None and self.is_over():
+            call.admitted.cancel()
+
+    def _request(self, call: _Call, step: PlannedStep, now: float) -> InferRequest:
+        scope = call.scope
+        tensors = {name: scope.use(name) for name in step.tensors}
+        inputs = [_fed(feed, tensors[feed.tensor]) for feed in step.inputs]
+        own = self.request
+        return InferRequest(
+            step.model_name,
+            step.model_version,
+            tuple(tensor for tensor in inputs if tensor is not None),
+            self._route.asked[call.position],
+            id=own.id,
+            parameters=dict(own.parameters),
+            priority=own.priority,
+            sequence=own.sequence,
+            deadline=own.deadline,
+            emit=(lambda answer: self._work(lambda: self._on_emitted(call, answer))) if step.is_decoupled else None,
+            received_at=now,
+            decoded_at=now,
+        )
+
+    def _on_emitted(self, call: _Call, response: InferResponse) -> None:
+        """A decoupled step gave one of its answers: what follows it runs once for each."""
+        if self._is_over:
+            return
+        step = self._plan.steps[call.position]
+        scope = _Scope(step.opens, self._opened, self._route.uses)
+        self._opened += step.opens == self._plan.result_scope
+        self._arrive(scope, _renamed(step, response))
+
+    def _on_settled(self, call: _Call, answer: InferResponse | Error) -> None:
+        self._calls.discard(call)
+        self._busy[call.position] -= 1
+        if self._is_over:
+            return
+        if isinstance(answer, Error):
+            self.stop(answer)
+            return
+        self.spent = self.spent.plus(answer.timings)
+        step = self._plan.steps[call.position]
+        if not step.is_decoupled:
+            self._arrive(call.scope, _renamed(step, answer))
+        elif answer.outputs:
+            self._on_emitted(call, answer)
+        waiting = self._waiting.get(call.position)
+        if waiting:
+            self._start(waiting.popleft(), call.position)
+
+    def _collect(self, scope: _Scope) -> None:
+        """Hand the outputs over once all are there, in the order in which what they follow from was given.
+
+        That is once for a scope: every step on the route leads to an output, so then all of them have run.
+        """
+        names = self._route.result_tensors
+        if not names <= scope.tensors.keys():
+            return
+        tensors = {name: scope.use(name) for name in names}
+        outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
+        self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None)
+        while not self._is_over and self._next_answer in self._answers:
+            self._next_answer += 1
+            self._journey.answer(self._answers.pop(self._next_answer - 1))
+
+    def _end_if_done(self) -> None:
+        if self._calls:
+            return
+        if not self._is_over:
+            self._is_over = True
+            is_short = not self._plan.is_decoupled and not self._next_answer
+            self._journey.end(EngineFailed("no step can run, and outputs are missing.") if is_short else None)
+        self._tell_if_gone()
+
+    def _tell_if_gone(self) -> None:
+        if not self._calls and not self._is_gone:
+            self._is_gone = True
+            self._journey.gone()
+
+
+def _renamed(step: PlannedStep, response: InferResponse) -> Tensors:
+    given = {tensor.name: tensor for tensor in response.outputs}
+    return {tensor: given.get(name) for name, tensor in step.outputs.items()}
+
+
+def _fed(feed: Feed, tensor: WireTensor | None) -> WireTensor | None:
+    if tensor is None:
+        return None
+    return WireTensor(feed.name, tensor.dtype, feed.fitted(tensor.shape), tensor.data)

@@ -1,0 +1,199 @@
+"""Brings waiting requests and idle instances together, and settles what ran."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from enginehouse.errors import DeadlineExceeded, Error
+from service.clock import Clock, Timer
+from service.scheduling.batch import BatchPolicy, Run, Wait, schedule
+from service.scheduling.instance import Batch, Instance
+from service.scheduling.objective import Objective
+from service.scheduling.queue import Pending, RequestQueue
+from service.scheduling.queue_policy import QueuePolicy
+from service.scheduling.rate_limiter import Permit
+from service.scheduling.scheduler import Hooks
+
+
+class Batcher:
+    """Work-conserving: with an idle instance nobody waits, unless the policy asks for company.
+
+    Everything here runs on the thread that owns the queue. Requests that arrive in one iteration of its loop are
+    looked at together, once.
+
+    Args:
+        policy: how batches are formed.
+        queue_policy: how requests wait.
+        clock: of the thread that owns the queue.
+        hooks: told of finished batches, and of requests that leave without having run.
+        objective: orders by deadline, sizes batches and refuses at the door; None for a model without one.
+        permits: of each instance, to run only while there are resources; empty where nothing is limited.
+    """
+
+    def __init__(
+        self,
+        policy: BatchPolicy,
+        queue_policy: QueuePolicy,
+        clock: Clock,
+        hooks: Hooks,
+        objective: Objective | None = None,
+        permits: Sequence[Permit] = (),
+    ) -> None:
+        self._queue = RequestQueue(clock, queue_policy, self._on_leave, by_deadline=objective is not None)
+        self._policy = policy
+        self._clock = clock
+        self._hooks = hooks
+        self._objective = objective
+        self._free_permits = list(permits)
+        self._permits: dict[Instance, Permit] = {}
+        self._idle: deque[Instance] = deque()
+        self._running: dict[int, Batch] = {}
+        self._finished: set[int] = set()
+        self._is_flush_due = False
+        self._timer: Timer | None = None
+        self._on_quiet: Callable[[], None] | None = None
+
+    @property
+    def depth(self) -> int:
+        return self._queue.depth
+
+    def add_instances(self, instances: Sequence[Instance]) -> None:
+        self._idle.extend(instances)
+        for instance in instances[: len(self._free_permits)]:
+            self._permits[instance] = self._free_permits.pop(0)
+        if self._objective is not None:
+            self._objective.add_instances(len(instances))
+
+    def admit(self, pending: Pending) -> None:
+        """Queue a request.
+
+        Raises:
+            Overloaded: the line is full, or the answer would come too late.
+            DeadlineExceeded: it is too late already.
+        """
+        if self._objective is not None:
+            self._objective.check(pending, self._queue)
+        self._queue.admit(pending)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._clock.call_soon(self._flush)
+
+    def when_quiet(self, callback: Callable[[], None]) -> None:
+        """Call back once, as soon as nobody waits and nothing runs."""
+        self._on_quiet = callback
+        self._tell_if_quiet()
+
+    def running(self) -> list[Pending]:
+        """Requests that an instance has and did not give back yet, or whose answers wait for others' before them."""
+        return [pending for batch in self._running.values() for pending in batch.pendings]
+
+    def clear(self, reason: Error) -> None:
+        """Tell everybody in line that nothing more will run."""
+        self._queue.clear(reason)
+
+    def on_done(self, instance: Instance, batch: Batch) -> None:
+        """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
+        self._idle.append(instance)
+        if self._objective is not None:
+            self._objective.ended(batch)
+        permit = self._permits.get(instance)
+        if permit is not None:
+            permit.give_back()
+        self._start_batches()
+        self._settle(batch)
+        self._tell_if_quiet()
+
+    def _settle(self, batch: Batch) -> None:
+        """Answer a batch, and with ordering preserved no batch before those that started before it."""
+        ended_at = self._clock.now()
+        self._finished.add(id(batch))
+        for each in list(self._running.values()) if self._policy.preserves_ordering else [batch]:
+            if id(each) not in self._finished:
+                return
+            self._finished.remove(id(each))
+            del self._running[id(each)]
+            self._hooks.settle_batch(each)
+        if self._objective is not None:
+            # Behind the callers that were woken just now, and so after their answers were written.
+            self._clock.call_soon(self._objective.delivered, ended_at)
+
+    def _on_leave(self, pending: Pending, reason: Error) -> None:
+        self._hooks.on_leave(pending, reason)
+        self._clock.call_soon(self._tell_if_quiet)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        self._start_batches()
+
+    def _wait(self, choice: Wait) -> None:
+        self._stop_waiting()
+        self._timer = self._clock.call_later(choice.seconds, self._flush)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_batches(self) -> None:
+        self._stop_waiting()
+        while self._idle and (choice := self._choose()) is not None:
+            if isinstance(choice, Wait):
+                self._wait(choice)
+                return
+            instance = self._idle.popleft()
+            permit = self._permits.get(instance)
+            if permit is None:
+                self._run(instance, choice)
+            elif permit.ask(partial(self._on_grant, instance)):
+                # To ask may have let others run first, also from this line.
+                self._on_grant(instance)
+
+    def _choose(self) -> Run | Wait | None:
+        """What runs now; None if nobody is left who waits."""
+        while self._queue.depth:
+            now = self._clock.now()
+            choice: Run | Wait
+            if self._objective is None:
+                choice = schedule(self._queue, self._policy, now)
+            else:
+                plan = self._objective.plan(self._queue, now)
+                self._refuse_late(plan.late)
+                if not plan.count:
+                    continue
+                choice = Run(plan.count)
+            if isinstance(choice, Wait) or not self._queue.refuse_expired(choice.count):
+                return choice
+        return None
+
+    def _refuse_late(self, count: int) -> None:
+        head = [pending for _, pending in zip(range(count), self._queue, strict=False)]
+        for pending in head:
+            name = pending.request.model_name
+            self._queue.refuse(pending, DeadlineExceeded(f"model '{name}': it cannot be answered before its deadline."))
+
+    def _run(self, instance: Instance, choice: Run) -> None:
+        pendings = self._queue.take(choice.count)
+        batch = Batch(pendings, sum(pending.rows for pending in pendings), self._clock.now())
+        self._running[id(batch)] = batch
+        if self._objective is not None:
+            self._objective.started(batch)
+        instance.start(batch)
+
+    def _on_grant(self, instance: Instance) -> None:
+        """An instance that waited for its resources has them; whoever waited for it may have left or been served."""
+        choice = self._choose()
+        if isinstance(choice, Run):
+            self._run(instance, choice)
+            return
+        self._permits[instance].give_back(has_run=False)
+        self._idle.append(instance)
+        if choice is not None:
+            self._wait(choice)
+
+    def _tell_if_quiet(self) -> None:
+        if self._on_quiet is None or self._running or self._queue.depth:
+            return
+        callback, self._on_quiet = self._on_quiet, None
+        for permit in self._permits.values():
+            permit.leave()
+        callback()

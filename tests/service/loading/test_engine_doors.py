@@ -1,0 +1,120 @@
+"""Where an engine runs is the configuration's word; everything else about it is the same."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from enginehouse.engine import Engine, Killable
+from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.model_config import config_from_text
+from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
+from enginehouse.process_engine import ProcessEngine
+from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.python_engine import PythonEngine
+from service.loading.engine_doors import Opening, acquaint, is_isolated, open_instance
+from service.loading.opening import EngineFile, open_proven
+from tests.service.conftest import make_scale_model
+
+ISOLATED = 'backend: "onnxruntime" parameters { key: "isolation" value { string_value: "process" } }'
+PYTHON = """
+backend: "python"
+input { name: "x" data_type: TYPE_FP32 dims: 2 }
+output { name: "y" data_type: TYPE_FP32 dims: 2 }
+"""
+SOURCE = """
+from enginehouse.python_model import Response
+class M:
+    def execute(self, requests):
+        return [Response({"y": request.inputs["x"] * 3}) for request in requests]
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    onnx.save(make_scale_model(3), tmp_path / "model.onnx")
+    (tmp_path / "model.py").write_text(SOURCE)
+    return tmp_path
+
+
+@contextmanager
+def opened(*engines: Engine) -> Iterator[Sequence[Any]]:
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def open_onnx(directory: Path, config: ModelConfig) -> Engine:
+    return open_instance(config, Opening(directory / "model.onnx", "onnxruntime_onnx", 1, CPU_PROVIDER), 0)
+
+
+@pytest.mark.parametrize(("text", "kind"), [('backend: "onnxruntime"', OnnxRuntimeEngine), (ISOLATED, ProcessEngine)])
+def test_the_parameter_decides_and_the_answers_agree(directory: Path, text: str, kind: type[Engine]) -> None:
+    with opened(open_onnx(directory, config_from_text(text, "m"))) as (engine,):
+        assert isinstance(engine, kind)
+        assert isinstance(engine, Killable) == (kind is ProcessEngine)
+        assert engine.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[3, 3]]
+
+
+def test_what_the_configuration_asks_of_the_library_reaches_the_process(directory: Path) -> None:
+    wrong = ISOLATED + ' parameters { key: "enable_mem_arena" value { string_value: "maybe" } }'
+    with pytest.raises(InvalidInput, match="enable_mem_arena"):
+        open_onnx(directory, config_from_text(wrong, "m"))
+    in_openvino = (
+        ISOLATED + ' optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }'
+    )
+    with opened(open_onnx(directory, config_from_text(in_openvino, "m"))) as (engine,):
+        assert "openvino" in Path(f"/proc/{engine.pid}/maps").read_text()
+
+
+def test_a_python_model_always_has_its_own_process(directory: Path) -> None:
+    config = config_from_text(PYTHON, "m")
+    with opened(open_instance(config, Opening(directory / "model.py", "python", 1, CPU_PROVIDER), 0)) as (engine,):
+        assert isinstance(engine, PythonEngine)
+        assert isinstance(engine, Killable)
+
+
+def test_unknown_isolation_and_decoupled_engines_are_refused(directory: Path) -> None:
+    assert not is_isolated(config_from_text('parameters { key: "isolation" value { string_value: "none" } }', "m"))
+    with pytest.raises(InvalidInput, match="'isolation' is 'thread'; 'process' or 'none' expected"):
+        is_isolated(config_from_text('parameters { key: "isolation" value { string_value: "thread" } }', "m"))
+    with pytest.raises(NotSupported, match=r"model_transaction_policy\.decoupled needs a Python model"):
+        open_onnx(directory, config_from_text("model_transaction_policy { decoupled: true }", "m"))
+
+
+def test_all_instances_of_a_model_step_in_for_each_other_but_not_where_sequences_have_their_states(
+    directory: Path,
+) -> None:
+    _, engines = open_proven(
+        EngineFile(directory / "model.onnx", "onnxruntime_onnx"), config_from_text(ISOLATED, "m"), 2, 1, None
+    )
+    with opened(*engines) as (one, other):
+        assert tuple(one._siblings) == (one, other)
+        assert tuple(other._siblings) == (other, one)
+    config = config_from_text(PYTHON + "sequence_batching { }", "m")
+    opening = Opening(directory / "model.py", "python", 1, CPU_PROVIDER)
+    with opened(open_instance(config, opening, 0), open_instance(config, opening, 1)) as (one, other):
+        acquaint(config, [one, other])
+        assert one._siblings == (one,)
+
+
+def test_an_engine_that_fails_its_proof_leaves_no_process(directory: Path) -> None:
+    text = ISOLATED + ' input { name: "nonesuch" data_type: TYPE_FP32 dims: 2 }'
+    with opened(open_onnx(directory, config_from_text(ISOLATED, "m"))):
+        assert len(own_workers()) == 1
+    with pytest.raises(InvalidInput):
+        open_proven(EngineFile(directory / "model.onnx", "onnxruntime_onnx"), config_from_text(text, "m"), 2, 1, None)
+    assert own_workers() == []
+
+
+def own_workers() -> list[str]:
+    """Children of this process that serve an engine; other tests may have a whole server running."""
+    files = [task / "children" for task in Path("/proc/self/task").iterdir()]
+    pids = [pid for file in files if file.exists() for pid in file.read_text().split()]
+    return [pid for pid in pids if b"enginehouse.process_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
