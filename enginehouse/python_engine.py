@@ -206,7 +206,8 @@ class PythonEngine:
                     self._post({}, [], channel)
                 self._take(channel, Message(message.words, tensors, None))
         except OSError:
-            return
+            # The child has ended, or this side can read no more, for want of descriptors say: then the child ends too.
+            channel.shut()
         except Exception as problem:
             # What is no message is as bad as none.
             self._fail(dict(self._jobs), EngineFailed(f"the model's process said what is no answer: {problem}"))

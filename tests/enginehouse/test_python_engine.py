@@ -16,6 +16,7 @@ from enginehouse.errors import EngineCrashed, EngineFailed, InvalidInput, NotRea
 from enginehouse.model_config import config_from_text
 from enginehouse.python_engine import Job, ModelCall, PythonEngine, Reply, let_step_in
 from enginehouse.python_model import Call, Model, ModelError, Position, Response, infer, only_outputs
+from enginehouse.shared_tensors import IncomingTensors
 from tests.enginehouse.test_process_engine import is_gone, wait_until
 
 CONFIG = """
@@ -191,6 +192,33 @@ def test_a_crash_fails_what_runs_and_what_is_open_and_takes_calls_back(make: Mak
     assert taken_back.wait(30)
     assert not engine._jobs
     assert not engine._calls
+
+
+def test_a_reply_that_cannot_be_read_ends_the_process_and_leaves_nobody_waiting(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "FIRST_DELAY_SECONDS", 0.0)
+    engine = make(
+        "class M:\n    def execute(self, requests):\n        return [Response({'y': requests[0].inputs['x']})]"
+    )
+    accept, failures = IncomingTensors.accept, [OSError(24, "Too many open files")]
+
+    def accept_but_once(self: IncomingTensors, number: int, descriptor: int) -> None:
+        if failures:
+            os.close(descriptor)
+            raise failures.pop()
+        accept(self, number, descriptor)
+
+    monkeypatch.setattr(IncomingTensors, "accept", accept_but_once)
+    heard, pid = Heard(), engine.pid
+    runner = threading.Thread(target=engine.execute, args=([job(heard)],))
+    runner.start()
+    assert isinstance(heard.last.error, EngineCrashed)
+    runner.join(30)
+    wait_until(lambda: engine.pid not in (None, pid))
+    again = Heard()
+    engine.execute([job(again, value=3)])
+    assert again.last.outputs["y"].tolist() == [[3, 3]]
 
 
 def test_while_it_starts_again_requests_are_refused_unless_another_instance_steps_in(
