@@ -56,7 +56,15 @@ def create_metrics_application(render_metrics: Callable[[], str]) -> FastAPI:
 
 def _application(title: str, version: str, schema_path: str | None) -> FastAPI:
     # The framework's own pages load their scripts from elsewhere; `documentation` has ours.
-    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None, openapi_url=schema_path)
+    app = FastAPI(
+        title=title,
+        version=version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=schema_path,
+        # A path that is not there is 404 with a word, not a redirection that says nothing.
+        redirect_slashes=False,
+    )
     app.add_exception_handler(Error, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(Exception, _answer_unexpected)

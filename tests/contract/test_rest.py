@@ -174,6 +174,8 @@ def test_an_engine_that_fails_answers_500_and_serves_on(service: RunningService)
     ("method", "path", "status", "message"),
     [
         ("GET", "/nothing", 404, "Not Found"),
+        ("GET", "/v2/", 404, "Not Found"),
+        ("POST", "/v2/models/simple/infer/", 404, "Not Found"),
         ("GET", "/v2/models/simple/nothing", 404, "Not Found"),
         ("DELETE", "/v2", 405, "Method Not Allowed"),
         ("GET", "/v2/models/simple/infer", 405, "Method Not Allowed"),
