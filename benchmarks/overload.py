@@ -34,7 +34,7 @@ _CONCURRENCIES = (4, 16, 64)
 # The load and the server's loop need a core of their own, or each arrival stops a thread that others wait for.
 _ENGINE_THREADS = 1
 # Small, so that the model and not the server around it is what is overloaded.
-_TEN_MS_BATCH = 4
+_TEN_MS_BATCH = 16
 _WIDTH = 1024
 
 
@@ -96,7 +96,7 @@ def _cells(line: Line, capacity: float, batch_ms: float) -> list[str]:
         f"{line.factor:g}x",
         f"{goodput:.0f}",
         f"{goodput / capacity:.1%}",
-        f"{len(refused) / len(outcome.asked):.1%}" + (f" (+{outcome.unanswered} lost)" if outcome.unanswered else ""),
+        f"{len(refused) / len(outcome):.1%}" + (f" (+{outcome.unanswered} lost)" if outcome.unanswered else ""),
         f"{percentile(refused, 99):.1f}",
         f"{percentile(answered, 50):.1f}",
         f"{percentile(answered, 99):.1f}",
