@@ -17,6 +17,12 @@ from service.scheduling.queue import Pending, RequestQueue
 # Where nothing ran for so long, the estimate may be of another day: one request may come late to find out.
 PROBE_AFTER_SECONDS = 0.25
 
+# Of the time that a request can spare, the work before it may take so much. The rest is for what nobody foresees: who is
+# let in and refused at its deadline waited for nothing, and a longer line answers nobody sooner.
+SPARE_SHARE = 0.5
+# Batches in line for each instance that are never too many: one to follow the one that runs, and one to follow that.
+_KEPT_BATCHES = 2
+
 _RATE_WINDOW_SECONDS = 0.02
 _RATE_MEMORY_SECONDS = 0.05
 
@@ -114,7 +120,7 @@ class Objective:
         self._plan_size()
 
     def check(self, pending: Pending, queue: RequestQueue) -> None:
-        """Let a request pass if it can be in time, and if nobody is made late who was let in before it.
+        """Let a request pass if it can be in time with room to spare, and makes nobody late who was let in before it.
 
         Raises:
             Overloaded: it cannot; `retry_after_seconds` says when one like it could.
@@ -129,7 +135,7 @@ class Objective:
         outlook = self._outlook(now)
         priority, due = pending.request.priority, pending.due
         before = queue.rows_before(priority, due)
-        late_by = predicted_end(before, pending.rows, outlook, self._curve) - due
+        late_by = self._lateness(before, pending.rows, due, outlook)
         if late_by <= 0:
             late_by = self._lateness_behind(pending, queue, before, outlook)
         if late_by <= 0:
@@ -138,8 +144,8 @@ class Objective:
             pending.is_probe = True
             return
         raise Overloaded(
-            f"model '{pending.request.model_name}': the answer would come {late_by * 1000:.0f} ms after its deadline. "
-            "Send fewer at once, add instances, or allow more time.",
+            f"model '{pending.request.model_name}': too much waits for an answer in time; there is room for it in "
+            f"{late_by * 1000:.0f} ms. Send fewer at once, add instances, or allow more time.",
             retry_after_seconds=late_by,
         )
 
@@ -166,6 +172,14 @@ class Objective:
         now = self._clock.now()
         self._delivery.add(now - ended_at, now)
         self._reserve_seconds = self._delivery.seconds(now)
+
+    def _lateness(self, before: int, rows: int, due: float, outlook: Outlook) -> float:
+        """By how much it would be too late, or behind too much."""
+        end = predicted_end(before, rows, outlook, self._curve)
+        if end > due or before < _KEPT_BATCHES * self._batch_rows * self._instances:
+            return end - due
+        soonest = predicted_end(0, rows, outlook, self._curve)
+        return end - soonest - SPARE_SHARE * (due - soonest)
 
     def _lateness_behind(self, pending: Pending, queue: RequestQueue, before: int, outlook: Outlook) -> float:
         """By how much the worst of those whom it overtakes would be late because of it; 0 if none would be."""

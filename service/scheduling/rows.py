@@ -62,7 +62,7 @@ def join(requests: Sequence[InferRequest], layout: Layout) -> Tensors:
         array = array_from_bytes(data, tensor.dtype, shape)
         if tensor.name in layout.engine_shapes:
             spec = next(spec for spec in layout.inputs if spec.name == tensor.name)
-            array = array.reshape(_carried(shape, spec.shape, layout.engine_shapes[tensor.name]))
+            array = array.reshape(carried(shape, spec.shape, layout.engine_shapes[tensor.name]))
         feeds[tensor.name] = array
     return feeds
 
@@ -114,7 +114,7 @@ def _scattered(outputs: Tensors, spec: TensorSpec, requests: Sequence[InferReque
     ]
 
 
-def _carried(shape: Sequence[int], pattern: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
+def carried(shape: Sequence[int], pattern: Sequence[int], target: Sequence[int]) -> tuple[int, ...]:
     """Fill the open dimensions of a reshape, in order, with the sizes that the open dimensions have here."""
     sizes = iter([size for size, open_or_size in zip(shape, pattern, strict=True) if open_or_size == -1])
     return tuple(next(sizes) if size == -1 else size for size in target)
@@ -140,7 +140,7 @@ def _checked(outputs: Tensors, spec: TensorSpec, rows: int, layout: Layout) -> A
         raise EngineFailed(f"output '{spec.name}' has shape {list(array.shape)}; {list(pattern)} expected.")
     if spec.name not in layout.engine_output_shapes:
         return array
-    shape = _carried(array.shape, pattern, spec.shape)
+    shape = carried(array.shape, pattern, spec.shape)
     try:
         return array.reshape(shape)
     except ValueError:
