@@ -229,11 +229,6 @@ def _check_tensors(
             )
         dtype = dtype_from_config(tensor)
         shape = _expected_shape(config, tensor)
-        if tensor.HasField("reshape") and _segments(tensor.dims) != _segments(tensor.reshape.shape):
-            raise InvalidInput(
-                f"model '{config.name}': {kind} '{tensor.name}' has dims {list(tensor.dims)}, which cannot be reshaped "
-                f"to {list(tensor.reshape.shape)}; between open dimensions both must hold the same number of elements."
-            )
         if dtype is not spec.dtype or not _shapes_agree(shape, spec.shape, config.max_batch_size > 0, kind == "input"):
             raise InvalidInput(
                 f"model '{config.name}': {kind} '{tensor.name}' is configured as {dtype.name} {list(shape)}; "
@@ -251,14 +246,3 @@ def _shapes_agree(configured: Sequence[int], engine: Sequence[int], has_batch: b
         have in (-1, want) or (want == -1 and not is_input and not (has_batch and axis == 0))
         for axis, (want, have) in enumerate(zip(configured, engine, strict=True))
     )
-
-
-def _segments(dims: Sequence[int]) -> list[int]:
-    """Count the elements between open dimensions, which is what a reshape has to keep."""
-    counts = [1]
-    for size in dims:
-        if size == -1:
-            counts.append(1)
-        else:
-            counts[-1] *= size
-    return counts

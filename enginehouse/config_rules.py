@@ -132,8 +132,25 @@ def _check_tensor(config: ModelConfig, tensor: ModelInput | ModelOutput, kind: s
         raise _broken(config, f"{kind} '{tensor.name}' has no dims; a scalar is dims [ 1 ], reshaped to [ ].")
     _check_dims(config, tensor.dims, f"{kind} '{tensor.name}' has dims")
     _check_dims(config, tensor.reshape.shape, f"{kind} '{tensor.name}' is reshaped to")
+    if tensor.HasField("reshape") and _segments(tensor.dims) != _segments(tensor.reshape.shape):
+        raise _broken(
+            config,
+            f"{kind} '{tensor.name}' has dims {list(tensor.dims)}, which cannot be reshaped to "
+            f"{list(tensor.reshape.shape)}; between open dimensions both must hold the same number of elements.",
+        )
     if tensor.is_shape_tensor and config.platform != _TENSORRT:
         raise _broken(config, f"{kind} '{tensor.name}' is a shape tensor, which only TensorRT plans have.")
+
+
+def _segments(dims: Sequence[int]) -> list[int]:
+    """Count the elements between open dimensions, which is what a reshape has to keep."""
+    counts = [1]
+    for size in dims:
+        if size == -1:
+            counts.append(1)
+        else:
+            counts[-1] *= size
+    return counts
 
 
 def _check_dims(config: ModelConfig, dims: Sequence[int], what: str) -> None:

@@ -190,6 +190,7 @@ def check_python(file: Path) -> None:
 
 def _check_ensemble(config: ModelConfig, available: set[str]) -> None:
     complete_ensemble(_copy(config))
+    queue_policy_from_config(config)
     missing = [name for name in dependencies(config) if name not in available]
     if missing:
         raise InvalidInput(f"ensemble '{config.name}' asks the model '{missing[0]}', which is in no repository here.")

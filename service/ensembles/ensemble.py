@@ -1,7 +1,6 @@
 """A model that is made of others: one admission at its entry, steps as the plan says, one answer at the end."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,11 +11,13 @@ from service.clock import Clock, Timer
 from service.ensembles.ensemble_binding import EnsembleBinding, Resolve
 from service.ensembles.ensemble_plan import EnsemblePlan
 from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey
+from service.ensembles.entry_line import EntryLine
 from service.loaded import LoadedVersion
 from service.request import Admitted, Infer, InferRequest, InferResponse, Settle, Timings, WireTensor
 from service.reserved_parameters import take_reserved
 from service.scheduling.computation import Execution
 from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, deliver
+from service.scheduling.queue_policy import queue_policy_from_config
 from service.served_model import layout_from_config
 from service.statistics.statistics import ModelStatistics
 from service.status import status_of
@@ -26,9 +27,10 @@ MAX_REQUESTS = 1024
 
 
 class EnsembleModel:
-    """Runs at most `max_inflight_requests` requests at once; further ones wait here, up to a limit, first come first.
+    """Runs at most `max_inflight_requests` requests at once; further ones wait here, up to a limit.
 
-    Everything here runs on the thread that owns the queues.
+    They wait by levels of priority as at the first step that has any, and within a level first come first. Everything
+    here runs on the thread that owns the queues.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class EnsembleModel:
         self._clock = clock
         self._infer = infer
         self._admission = Admission(self.name, layout_from_config(loaded.config), loaded.config.max_batch_size)
+        self._policy = queue_policy_from_config(loaded.config)
         self._most_running = loaded.config.ensemble_scheduling.max_inflight_requests
         self._running: set[_Visit] = set()
-        self._line: deque[_Visit] = deque()
+        self._line: EntryLine[_Visit] = EntryLine()
         self._is_draining = False
         self._on_quiet: Callable[[], None] | None = None
 
@@ -103,9 +106,7 @@ class EnsembleModel:
                 f"ensemble '{self.name}' has {len(self._running)} requests in flight and {len(self._line)} that wait. "
                 "Send fewer at once."
             )
-        if request.timeout_seconds:
-            deadline = self._clock.now() + request.timeout_seconds
-            request.deadline = deadline if request.deadline is None else min(deadline, request.deadline)
+        request.deadline, _ = self._policy.limits(request, self._clock.now())
         return _Visit(self, self._binding.plan, request, settle, rows, self._clock.now())
 
     def _hold(self) -> None:
@@ -118,7 +119,7 @@ class EnsembleModel:
         return not self._most_running or len(self._running) < self._most_running
 
     def _queue(self, visit: "_Visit") -> None:
-        self._line.append(visit)
+        self._line.add(self._binding.levels.level_of(visit.request.priority), visit)
         if visit.request.deadline is not None:
             seconds = max(visit.request.deadline - visit.arrived_at, LEAST_TIMEOUT_SECONDS)
             reason = DeadlineExceeded(f"model '{self.name}': Request timeout expired while it waited at the entry.")
@@ -142,7 +143,7 @@ class EnsembleModel:
 
     def _begin_next(self) -> None:
         while self._line and self._has_room():
-            self._begin(self._line.popleft())
+            self._begin(self._line.take())
         self._tell_if_quiet()
 
     def leave(self, visit: "_Visit") -> None:

@@ -7,6 +7,7 @@ from enginehouse.config_rules import check_config
 from enginehouse.errors import Error, NotReady
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.ensembles.ensemble_plan import EnsemblePlan, Route, plan_from_config, version_text
+from service.scheduling.queue_policy import QueuePolicy, queue_policy_from_config
 
 Labels = Mapping[str, Sequence[str]]
 
@@ -32,6 +33,7 @@ class EnsembleBinding:
         route: through the plan, for a request that wants all outputs.
         config: of the ensemble; decoupled if a step is.
         labels: of its outputs; what it says nothing of is called what the step that gives it calls it.
+        levels: of priority, at its entry as at the first of its steps that has any.
 
     Raises:
         InvalidInput: a step does not answer, or does not fit.
@@ -41,6 +43,7 @@ class EnsembleBinding:
     route: Route
     config: ModelConfig
     labels: Labels
+    levels: QueuePolicy
 
     def __init__(self, config: ModelConfig, labels: Labels, resolve: Resolve) -> None:
         self._own_config = config
@@ -71,6 +74,8 @@ class EnsembleBinding:
         self.route = plan.route(())
         models = [self._resolve(*step) for step in self._steps]
         self._bound_to = [model.config for model in models]
+        ordered = (model.config for model in models if model.config.dynamic_batching.priority_levels)
+        self.levels = queue_policy_from_config(next(ordered, self._own_config))
         self.labels = {
             **{
                 tensor: model.labels[output]

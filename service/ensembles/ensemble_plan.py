@@ -8,13 +8,21 @@ runs equally often: scope 0 once for each request, scope k once for each answer 
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from enginehouse.errors import Error, InvalidInput
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelEnsembling
 from service.ensembles.ensemble_rules import check_ensemble
-from service.ensembles.ensemble_tensors import EnsembleTensor, Feed, agree, tensors_of
+from service.ensembles.ensemble_tensors import (
+    EnsembleTensor,
+    Feed,
+    Reshape,
+    agree,
+    inner_tensors_of,
+    reshapes_of,
+    tensors_of,
+)
 
 ConfigOf = Callable[[str, str], ModelConfig]
 """The complete configuration of a model that answers, by name and version; empty for the newest."""
@@ -72,11 +80,13 @@ class EnsemblePlan:
     Attributes:
         results: the outputs, in the order of the configuration.
         result_scope: how often the ensemble answers.
+        reshapes: of the inputs that the steps see under another shape than clients, by name.
     """
 
     steps: tuple[PlannedStep, ...]
     results: tuple[Feed, ...]
     result_scope: int
+    reshapes: Mapping[str, Reshape]
 
     @property
     def is_decoupled(self) -> bool:
@@ -130,11 +140,8 @@ def plan_from_config(config: ModelConfig, config_of: ConfigOf) -> EnsemblePlan:
         )
         for position, (step, model) in enumerate(zip(steps, models, strict=True))
     ]
-    results = [
-        Feed(name, name, own.dims, own.has_batch_axis, tensors[name].has_batch_axis)
-        for name, own in tensors_of(config, config.output).items()
-    ]
-    return EnsemblePlan(tuple(planned), tuple(results), scopes.of_results)
+    results = tuple(_results(config, tensors))
+    return EnsemblePlan(tuple(planned), results, scopes.of_results, reshapes_of(config, config.input))
 
 
 def version_text(step: ModelEnsembling.Step) -> str:
@@ -159,7 +166,7 @@ def _tensors(
     config: ModelConfig, steps: Sequence[ModelEnsembling.Step], models: Sequence[ModelConfig]
 ) -> dict[str, EnsembleTensor]:
     """What writes each tensor says what it is; what reads it must agree."""
-    written = tensors_of(config, config.input)
+    written = inner_tensors_of(config, config.input)
     for step, model in zip(steps, models, strict=True):
         own = tensors_of(model, model.output)
         for name, tensor in sorted(step.output_map.items()):
@@ -171,7 +178,7 @@ def _tensors(
             written[tensor] = own[name]
     for step, model in zip(steps, models, strict=True):
         _check_inputs(config, step, model, written)
-    for name, own_output in tensors_of(config, config.output).items():
+    for name, own_output in inner_tensors_of(config, config.output).items():
         agree(config.name, name, written[name], own_output)
     return written
 
@@ -201,6 +208,14 @@ def _feeds(step: ModelEnsembling.Step, model: ModelConfig, tensors: Mapping[str,
         Feed(name, tensor, own[name].dims, own[name].has_batch_axis, tensors[tensor].has_batch_axis)
         for name, tensor in sorted(step.input_map.items())
     )
+
+
+def _results(config: ModelConfig, tensors: Mapping[str, EnsembleTensor]) -> Iterator[Feed]:
+    reshapes = reshapes_of(config, config.output)
+    for name, own in inner_tensors_of(config, config.output).items():
+        inward = reshapes.get(name)
+        outward = inward and Reshape(name, inward.after, inward.before)
+        yield Feed(name, name, own.dims, own.has_batch_axis, tensors[name].has_batch_axis, outward)
 
 
 class _Scopes:

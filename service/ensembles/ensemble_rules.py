@@ -50,10 +50,6 @@ def check_ensemble(config: ModelConfig) -> None:
         raise InvalidInput(f"must specify 'step' for ensemble '{name}'.")
     if not config.input or not config.output:
         raise InvalidInput(f"ensemble '{name}' must specify at least one input and one output.")
-    reshaped = [tensor.name for tensor in config.input if tensor.HasField("reshape")]
-    reshaped += [tensor.name for tensor in config.output if tensor.HasField("reshape")]
-    if reshaped:
-        raise NotSupported(f"ensemble '{name}': reshape of '{reshaped[0]}' is not supported; reshape in a step.")
     for position, step in enumerate(config.ensemble_scheduling.step):
         _check_step(name, position, step)
     _check_flow(config)

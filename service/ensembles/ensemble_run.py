@@ -4,7 +4,7 @@ as soon as nobody needs it, and the caller is answered exactly once. Runs on the
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, Overloaded
 from service.clock import Clock
@@ -126,8 +126,13 @@ class EnsembleRun:
     def begin(self, optional: Iterable[str] = ()) -> None:
         """Start the steps that need nothing but the request's own tensors; `optional` ones may be missing."""
         tensors: dict[str, WireTensor | None] = dict.fromkeys(optional)
-        tensors.update({tensor.name: tensor for tensor in self.request.inputs})
+        tensors.update({tensor.name: self._inner(tensor) for tensor in self.request.inputs})
         self._work(lambda: self._arrive(_Scope(0, 0, self._route.uses), tensors))
+
+    def _inner(self, tensor: WireTensor) -> WireTensor:
+        """An input as the steps see it; its shape was checked at the entry."""
+        reshape = self._plan.reshapes.get(tensor.name)
+        return tensor if reshape is None else replace(tensor, shape=reshape.of(tensor.shape))
 
     def is_over(self) -> bool:
         """Whether its caller was told the end."""
@@ -258,7 +263,11 @@ class EnsembleRun:
         if not names <= scope.tensors.keys():
             return
         tensors = {name: scope.use(name) for name in names}
-        outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
+        try:
+            outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
+        except Error as problem:
+            self.stop(problem)
+            return
         self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None)
         while not self._is_over and self._next_answer in self._answers:
             self._next_answer += 1

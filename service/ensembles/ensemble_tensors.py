@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from enginehouse.dtype import DType
-from enginehouse.errors import InvalidInput
-from enginehouse.model_config import dtype_from_config
+from enginehouse.errors import EngineFailed, InvalidInput
+from enginehouse.model_config import dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 from enginehouse.tensor import shape_fits
+from service.scheduling.rows import carried
 
 
 @dataclass(slots=True, frozen=True)
@@ -25,6 +26,21 @@ class EnsembleTensor:
 
 
 @dataclass(slots=True, frozen=True)
+class Reshape:
+    """The same elements under another shape; both shapes are full, and have their open dimensions in the same order."""
+
+    tensor: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The new shape; raises `EngineFailed` for one that is not as it must be before."""
+        if not shape_fits(shape, self.before):
+            raise EngineFailed(f"'{self.tensor}' has shape {list(shape)}; {list(self.before)} expected.")
+        return carried(shape, self.before, self.after)
+
+
+@dataclass(slots=True, frozen=True)
 class Feed:
     """A tensor of the ensemble on its way into a model, or out of the ensemble.
 
@@ -34,6 +50,7 @@ class Feed:
         dims: the receiver's dimensions without the batch's.
         wants_batch: whether the receiver's leading dimension counts rows.
         comes_batched: whether the sender's does.
+        reshape: what clients see instead, of an output that is reshaped.
     """
 
     name: str
@@ -41,13 +58,21 @@ class Feed:
     dims: tuple[int, ...]
     wants_batch: bool
     comes_batched: bool
+    reshape: Reshape | None = None
 
     def fitted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape as the receiver wants it.
 
         A single row gains or loses its batch dimension between a model that batches and one that does not; whatever
         else differs is for the receiver to refuse.
+
+        Raises:
+            EngineFailed: it cannot be reshaped.
         """
+        fitted = self._with_or_without_row(shape)
+        return fitted if self.reshape is None else self.reshape.of(fitted)
+
+    def _with_or_without_row(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.wants_batch and not self.comes_batched and shape_fits(shape, self.dims):
             return (1, *shape)
         if self.comes_batched and not self.wants_batch and shape[:1] == (1,) and not shape_fits(shape, self.dims):
@@ -61,6 +86,27 @@ def tensors_of(config: ModelConfig, tensors: Iterable[ModelInput | ModelOutput])
     return {
         tensor.name: EnsembleTensor(config.name, dtype_from_config(tensor), tuple(tensor.dims), batches)
         for tensor in tensors
+    }
+
+
+def inner_tensors_of(config: ModelConfig, tensors: Iterable[ModelInput | ModelOutput]) -> dict[str, EnsembleTensor]:
+    """What the steps of an ensemble see of its own inputs or outputs: `reshape` where it is given, else `dims`."""
+    batches = config.max_batch_size > 0
+    return {
+        tensor.name: EnsembleTensor(
+            config.name, dtype_from_config(tensor), engine_shape(config, tensor)[int(batches) :], batches
+        )
+        for tensor in tensors
+    }
+
+
+def reshapes_of(config: ModelConfig, tensors: Iterable[ModelInput | ModelOutput]) -> dict[str, Reshape]:
+    """From what clients see of an ensemble's own tensors to what its steps see, where they differ."""
+    batch = (-1,) if config.max_batch_size > 0 else ()
+    return {
+        tensor.name: Reshape(tensor.name, (*batch, *tensor.dims), engine_shape(config, tensor))
+        for tensor in tensors
+        if tensor.HasField("reshape")
     }
 
 

@@ -79,6 +79,16 @@ def test_each_field_has_its_word_and_its_reason(model: Model) -> None:
             "needs an input_name and an",
         ),
         ("max_batch_size: 4 sequence_batching { control_input { } }", "version 1", "must have a name"),
+        (
+            "sequence_batching { iterative_sequence: true }",
+            "sequence_batching.iterative_sequence",
+            "for backends that put a request back in its queue",
+        ),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: 4 reshape { shape: 3 } }",
+            "version 1",
+            "dims [4], which cannot be reshaped to [3]",
+        ),
         ("instance_group { kind: KIND_MODEL }", "instance_group", "kind 3 is not supported"),
         (
             "output { name: 'y' label_filename: 'no.txt' data_type: TYPE_FP32 dims: 1 }",
@@ -135,6 +145,15 @@ def test_an_ensemble_needs_its_models(model: Model) -> None:
         "ensemble_scheduling",
         "ensemble 'e' asks the model 'gone', which is in no repository here.",
     )
+
+
+def test_an_objective_of_an_ensemble_must_be_a_time(model: Model) -> None:
+    model(TENSORS)
+    slo = 'parameters { key: "slo_ms" value { string_value: "soon" } }'
+    root = model(ENSEMBLE.replace("MODEL", "m") + TENSORS + slo, name="e", files=("1/.keep",))
+    ((what, note),) = refused(root, "e")
+    assert what == "ensemble_scheduling"
+    assert "slo_ms is 'soon'" in note
 
 
 def test_a_model_in_two_repositories_is_refused(model: Model, tmp_path: Path) -> None:

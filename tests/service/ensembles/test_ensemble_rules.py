@@ -99,7 +99,12 @@ def test_what_is_not_there_is_refused_by_name() -> None:
     config.ensemble_scheduling.step[0].model_namespace = "there"
     with pytest.raises(NotSupported, match="names the namespace 'there'"):
         check_ensemble(config)
-    config = ensemble_config([ONE])
-    config.input[0].reshape.shape.append(1)
-    with pytest.raises(NotSupported, match="reshape of 'in'"):
-        check_ensemble(config)
+
+
+def test_a_reshape_must_keep_the_number_of_elements() -> None:
+    config = ensemble_config([ONE], dims="4")
+    config.input[0].reshape.shape.extend((2, 2))
+    complete_ensemble(config)
+    config.output[0].reshape.shape.extend((3, 2))
+    with pytest.raises(InvalidInput, match=r"output 'out' has dims \[4\], which cannot be reshaped to \[3, 2\]"):
+        complete_ensemble(config)
