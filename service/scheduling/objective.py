@@ -17,8 +17,8 @@ from service.scheduling.queue import Pending, RequestQueue
 # Where nothing ran for so long, the estimate may be of another day: one request may come late to find out.
 PROBE_AFTER_SECONDS = 0.25
 
-# Of the time that a request can spare, the work before it may take so much. The rest is for what nobody foresees: who is
-# let in and refused at its deadline waited for nothing, and a longer line answers nobody sooner.
+# Of the time that a request can spare, the work before it may take so much. The rest is for what nobody foresees: who
+# is let in and refused at its deadline waited for nothing, and a longer line answers nobody sooner.
 SPARE_SHARE = 0.5
 # Batches in line for each instance that are never too many: one to follow the one that runs, and one to follow that.
 _KEPT_BATCHES = 2
