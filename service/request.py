@@ -46,6 +46,8 @@ class InferRequest:
         emit: takes each response of a decoupled model before the last one; None for a caller that takes only one.
         received_at: when the transport had the whole request, in the seconds of `Clock.now`.
         decoded_at: when the transport had decoded it.
+        trace: number of the trace that follows it; 0 for none.
+        parent_trace: of what another model's request asks, the number of that one's trace; None for a client's own.
     """
 
     model_name: str
@@ -62,6 +64,8 @@ class InferRequest:
     emit: "Callable[[InferResponse], None] | None" = None
     received_at: float = 0.0
     decoded_at: float = 0.0
+    trace: int = 0
+    parent_trace: int | None = None
 
 
 @dataclass(slots=True, frozen=True)

@@ -225,6 +225,7 @@ class EnsembleRun:
             emit=(lambda answer: self._work(lambda: self._on_emitted(call, answer))) if step.is_decoupled else None,
             received_at=now,
             decoded_at=now,
+            parent_trace=own.trace,
         )
 
     def _on_emitted(self, call: _Call, response: InferResponse) -> None:

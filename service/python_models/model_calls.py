@@ -12,7 +12,7 @@ from service.scheduling.queue import Pending
 
 
 class ModelCalls:
-    """Passes calls on from any thread. What a call is made for, it inherits from: the deadline and the priority."""
+    """Passes calls on from any thread. What a call is made for, it inherits from: deadline, priority and trace."""
 
     def __init__(self, clock: Clock, infer: Infer) -> None:
         self._clock = clock
@@ -33,8 +33,10 @@ class ModelCalls:
         now = self._clock.now()
         deadlines = [] if call.timeout_seconds is None else [now + call.timeout_seconds]
         priority = 0
+        parent_trace = None
         if isinstance(call.owner, Pending):
             priority = call.owner.request.priority
+            parent_trace = call.owner.request.trace
             deadlines += [] if call.owner.request.deadline is None else [call.owner.request.deadline]
         position = call.sequence
         tensors = []
@@ -53,6 +55,7 @@ class ModelCalls:
             emit=asked.emit,
             received_at=now,
             decoded_at=now,
+            parent_trace=parent_trace,
         )
 
 

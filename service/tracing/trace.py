@@ -4,8 +4,8 @@ A trace reads what was measured anyway (`Timings`); it takes no stopwatch of its
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 from enginehouse.dtype import array_from_bytes
@@ -33,6 +33,7 @@ class Tracer:
         self._changes: dict[str, dict[str, Any]] = {}
         self._file = TraceFile(defaults.trace_file)
         self._ids = itertools.count(1)
+        self._open: dict[int, _Trace] = {}
         self._samplers = {"": _Sampler(defaults, self._file)}
         self.is_on = bool(defaults.trace_level)
 
@@ -61,18 +62,23 @@ class Tracer:
         self.is_on = any(sampler.settings.trace_level for sampler in self._samplers.values())
 
     def follow(self, request: InferRequest, settle: Settle) -> Settle:
-        """Trace a request if it is its turn; the result takes the place of `settle`."""
-        sampler = self._sampler(request.model_name)
-        if not sampler.is_next():
+        """Trace a request if it is its turn; the result takes the place of `settle`.
+
+        What a request of another model asks is traced where that one is, and belongs to its trace.
+        """
+        trace = self._trace_of(request)
+        if trace is None:
             return settle
         queued_at = self._now()
-        identifier = next(self._ids)
+        identifier = request.trace = next(self._ids)
         inputs = request.inputs
+        self._open[identifier] = trace
+        trace.begin()
 
         def settle_and_trace(result: InferResponse | Error) -> None:
             settle(result)
-            stamps = _stamps(request, result, queued_at, self._now())
-            sampler.add(identifier, request, inputs, result, stamps)
+            del self._open[identifier]
+            trace.end(_Part(identifier, request, inputs, result, _stamps(request, result, queued_at, self._now())))
 
         return settle_and_trace
 
@@ -82,6 +88,12 @@ class Tracer:
             sampler.flush()
         self._file.close()
 
+    def _trace_of(self, request: InferRequest) -> "_Trace | None":
+        if request.parent_trace is not None:
+            return self._open.get(request.parent_trace)
+        sampler = self._sampler(request.model_name)
+        return _Trace(sampler) if sampler.is_next() else None
+
     def _sampler(self, model: str) -> "_Sampler":
         return self._samplers.get(model) or self._samplers[""]
 
@@ -89,6 +101,35 @@ class Tracer:
         """The sampler there is, with its counts, unless its settings changed."""
         there = self._samplers.get(name)
         return there if there is not None and there.settings == wanted else _Sampler(wanted, self._file)
+
+
+@dataclass(slots=True, frozen=True)
+class _Part:
+    """What is known of one request at its end."""
+
+    number: int
+    request: InferRequest
+    inputs: tuple[WireTensor, ...]
+    result: InferResponse | Error
+    stamps: list[tuple[str, float]]
+
+
+class _Trace:
+    """A client's request, and all that other models were asked for it; it is whole once all of them have ended."""
+
+    def __init__(self, sampler: "_Sampler") -> None:
+        self.parts: list[_Part] = []
+        self._sampler = sampler
+        self._running = 0
+
+    def begin(self) -> None:
+        self._running += 1
+
+    def end(self, part: _Part) -> None:
+        self.parts.append(part)
+        self._running -= 1
+        if not self._running:
+            self._sampler.add(self)
 
 
 class _Sampler:
@@ -112,35 +153,12 @@ class _Sampler:
         self._open += 1
         return True
 
-    def add(
-        self,
-        identifier: int,
-        request: InferRequest,
-        inputs: tuple[WireTensor, ...],
-        result: InferResponse | Error,
-        stamps: list[tuple[str, float]],
-    ) -> None:
+    def add(self, trace: "_Trace") -> None:
+        """Take a trace that is whole."""
         self._open -= 1
         levels = self.settings.trace_level
-        outputs = result.outputs if isinstance(result, InferResponse) else ()
-        version = result.model_version if isinstance(result, InferResponse) else request.model_version
-
-        def activities() -> list[dict[str, Any]]:
-            head: dict[str, Any] = {"id": identifier, "model_name": request.model_name}
-            head["model_version"] = int(version) if version.isdecimal() else -1
-            if request.id:
-                head["request_id"] = request.id
-            found = [head]
-            if "TIMESTAMPS" in levels:
-                found += [
-                    {"id": identifier, "timestamps": [{"name": name, "ns": int(at * 1e9)}]} for name, at in stamps
-                ]
-            if "TENSORS" in levels:
-                found += [_tensor(identifier, "TENSOR_QUEUE_INPUT", tensor) for tensor in inputs]
-                found += [_tensor(identifier, "TENSOR_BACKEND_OUTPUT", tensor) for tensor in outputs]
-            return found
-
-        self._traces.append(activities)
+        parts = sorted(trace.parts, key=lambda part: part.number)
+        self._traces.append(lambda: [entry for part in parts for entry in _activities(part, levels)])
         is_last = not self.left and not self._open
         if len(self._traces) >= (self.settings.log_frequency or _BUFFERED) or is_last:
             self.flush()
@@ -149,6 +167,26 @@ class _Sampler:
         if self._traces:
             self._file.save(self._traces, is_numbered=self.settings.log_frequency > 0)
             self._traces = []
+
+
+def _activities(part: _Part, levels: Collection[str]) -> list[dict[str, Any]]:
+    """One request as Triton's tools read it."""
+    request, result, number = part.request, part.result, part.number
+    outputs = result.outputs if isinstance(result, InferResponse) else ()
+    version = result.model_version if isinstance(result, InferResponse) else request.model_version
+    head: dict[str, Any] = {"id": number, "model_name": request.model_name}
+    head["model_version"] = int(version) if version.isdecimal() else -1
+    if request.id:
+        head["request_id"] = request.id
+    if request.parent_trace is not None:
+        head["parent_id"] = request.parent_trace
+    found = [head]
+    if "TIMESTAMPS" in levels:
+        found += [{"id": number, "timestamps": [{"name": name, "ns": int(at * 1e9)}]} for name, at in part.stamps]
+    if "TENSORS" in levels:
+        found += [_tensor(number, "TENSOR_QUEUE_INPUT", tensor) for tensor in part.inputs]
+        found += [_tensor(number, "TENSOR_BACKEND_OUTPUT", tensor) for tensor in outputs]
+    return found
 
 
 def _stamps(

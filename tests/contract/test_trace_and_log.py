@@ -12,6 +12,8 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conftest import RunningService, StartService, make_identity_model
 from tests.contract.conftest import save_model
+from tests.contract.test_ensemble import save_ensemble
+from tests.service.fake_steps import step_text
 
 
 @pytest.fixture
@@ -22,6 +24,12 @@ def traced(tmp_path: Path) -> Path:
 @pytest.fixture
 def service(start_service: StartService, tmp_path: Path, traced: Path) -> Iterator[RunningService]:
     save_model(tmp_path / "models", "echo", make_identity_model())
+    tensors = {"in": ("TYPE_FP32", "3")}, {"out": ("TYPE_FP32", "3")}
+    twice = [
+        step_text("echo", {"INPUT0": "in"}, {"OUTPUT0": "p"}),
+        step_text("echo", {"INPUT0": "p"}, {"OUTPUT0": "out"}),
+    ]
+    save_ensemble(tmp_path / "models", "twice", twice, *tensors)
     flags = ["--trace-config", f"triton,file={traced}", "--trace-config", "rate=1"]
     with start_service(tmp_path / "models", *flags) as running:
         yield running
@@ -33,10 +41,10 @@ def client(service: RunningService) -> Iterator[Any]:
         yield opened
 
 
-def ask(client: Any, request_id: str) -> None:
-    tensor = triton_grpc.InferInput("INPUT0", [1, 3], "FP32")
+def ask(client: Any, request_id: str, model: str = "echo", name: str = "INPUT0") -> None:
+    tensor = triton_grpc.InferInput(name, [1, 3], "FP32")
     tensor.set_data_from_numpy(np.array([[1, 2, 3]], np.float32))
-    client.infer("echo", [tensor], request_id=request_id)
+    client.infer(model, [tensor], request_id=request_id)
 
 
 def settings(answer: Any) -> dict[str, list[str]]:
@@ -70,6 +78,17 @@ def test_traces_are_switched_on_read_and_written(client: Any, service: RunningSe
     assert times == sorted(times)
     tensors = [entry["tensor"]["data"] for entry in entries if "tensor" in entry]
     assert tensors == ["1.0,2.0,3.0"] * 4
+
+
+def test_the_steps_of_a_traced_ensemble_name_its_trace(client: Any, service: RunningService, traced: Path) -> None:
+    client.update_trace_settings("twice", {"trace_level": ["TIMESTAMPS"], "trace_rate": "1"})
+    ask(client, "alone")
+    ask(client, "together", "twice", "in")
+    assert service.stop() == 0
+    heads = [entry for entry in json.loads(traced.read_text()) if "model_name" in entry]
+    told = [(head["model_name"], head["model_version"], head["request_id"], head.get("parent_id")) for head in heads]
+    assert told == [("twice", 1, "together", None), ("echo", 1, "together", 1), ("echo", 1, "together", 1)]
+    assert [head["id"] for head in heads] == [1, 2, 3]
 
 
 def test_traces_that_make_no_sense_are_refused(client: Any) -> None:

@@ -74,15 +74,15 @@ def test_a_call_is_asked_on_the_queues_thread_and_answered_once() -> None:
     assert (reply.parameters, reply.is_last, reply.is_empty) == ({"told": 1}, True, False)
 
 
-def test_it_inherits_deadline_and_priority_of_what_it_is_for() -> None:
+def test_it_inherits_deadline_priority_and_trace_of_what_it_is_for() -> None:
     bench = Bench()
     bench.clock.time = 10.0
-    owner = Pending(make_request(deadline=12.0, priority=3), lambda _: None, 1, None)
+    owner = Pending(make_request(deadline=12.0, priority=3, trace=7), lambda _: None, 1, None)
     for timeout, expected in ((None, 12.0), (5.0, 12.0), (1.0, 11.0)):
         bench.ask(owner=owner, timeout_seconds=timeout)
         bench.clock.run_ready()
         request, _ = bench.asked[-1]
-        assert (request.deadline, request.priority) == (expected, 3)
+        assert (request.deadline, request.priority, request.parent_trace) == (expected, 3, 7)
     bench.ask(timeout_seconds=1.0)
     bench.clock.run_ready()
     assert bench.asked[-1][0].deadline == 11.0

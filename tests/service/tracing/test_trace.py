@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from enginehouse.errors import EngineFailed, Error, InvalidInput
-from service.request import InferRequest, InferResponse, Timings
+from service.request import InferRequest, InferResponse, Settle, Timings
 from service.tracing.trace import MAX_ELEMENTS, Tracer
 from service.tracing.trace_settings import TraceSettings
 from tests.service.conftest import tensor
@@ -189,6 +189,72 @@ def test_a_bad_change_changes_nothing(bench: MakeTracer) -> None:
         with pytest.raises(InvalidInput):
             one.tracer.update("", changes)
     assert one.tracer.settings().trace_level == ("TIMESTAMPS",)
+
+
+class Family:
+    """A request whose model asks others, each when a test says so."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def begin(self, model: str, parent: InferRequest | None = None) -> tuple[InferRequest, Settle]:
+        request = InferRequest(model, "", (), parent_trace=None if parent is None else parent.trace)
+        return request, self._bench.tracer.follow(request, self._bench.told.append)
+
+    def heads(self) -> list[dict[str, Any]]:
+        return [
+            {name: value for name, value in entry.items() if name != "model_version"}
+            for entry in self._bench.entries()
+            if "model_name" in entry
+        ]
+
+
+def end(settle: Settle, model: str = "m") -> None:
+    settle(InferResponse(model, "1", "", (), TIMINGS))
+
+
+def test_what_a_traced_request_asks_of_other_models_is_traced_and_says_for_whom(bench: MakeTracer) -> None:
+    one = bench(trace_level=("TIMESTAMPS",), trace_rate=2, trace_count=1)
+    family = Family(one)
+    for _ in range(2):
+        root, settle_root = family.begin("ensemble")
+        inner, settle_inner = family.begin("inner", root)
+        _, settle_leaf = family.begin("leaf", inner)
+        settles = [settle_leaf, settle_inner, settle_root, family.begin("other", root)[1]]
+        for settle in settles:
+            end(settle)
+    assert family.heads() == [
+        {"id": 1, "model_name": "ensemble"},
+        {"id": 2, "model_name": "inner", "parent_id": 1},
+        {"id": 3, "model_name": "leaf", "parent_id": 2},
+        {"id": 4, "model_name": "other", "parent_id": 1},
+    ]
+    assert one.tracer._open == {}
+
+
+def test_a_trace_is_written_whole_when_the_last_of_what_it_asked_has_ended(bench: MakeTracer, tmp_path: Path) -> None:
+    one = bench(**ON, log_frequency=1)
+    family = Family(one)
+    root, settle_root = family.begin("ensemble")
+    _, settle_step = family.begin("step", root)
+    end(settle_root)
+    one.ask("meanwhile")
+    end(settle_step)
+    one.entries()
+    names = {
+        path.name: [entry["model_name"] for entry in one.entries(path) if "model_name" in entry]
+        for path in tmp_path.iterdir()
+    }
+    assert names == {"t.json.0": ["m"], "t.json.1": ["ensemble", "step"]}
+
+
+def test_what_is_asked_after_the_trace_has_ended_is_not_traced(bench: MakeTracer) -> None:
+    one = bench(**ON)
+    family = Family(one)
+    root, settle_root = family.begin("m")
+    end(settle_root)
+    end(family.begin("late", root)[1])
+    assert family.heads() == [{"id": 1, "model_name": "m"}]
 
 
 def test_without_a_file_nothing_can_be_traced() -> None:
