@@ -116,6 +116,13 @@ def bytes_from_array(array: Array, dtype: DType) -> bytes:
     return b"".join(parts)
 
 
+def size_of(array: Array) -> int:
+    """Bytes that the elements take; of text, its letters."""
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return sum(len(item) for item in array.ravel().tolist() if isinstance(item, str | bytes))
+
+
 def array_from_bytes(data: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> Array:
     """View wire bytes as an array without copying (BYTES elements become `bytes` objects).
 

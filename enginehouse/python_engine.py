@@ -1,39 +1,44 @@
 """The server's side of a Python model: one process that runs its requests, and asks other models through us."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any
 
 from google.protobuf import json_format
 
-from enginehouse.channel import Channel, Message, Words, error_from_words, words_from_error
-from enginehouse.dtype import Array
-from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported
+from enginehouse.channel import Channel, Words, error_from_words, words_from_error
+from enginehouse.dtype import Array, size_of
+from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported, Overloaded
 from enginehouse.model_config import dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
+from enginehouse.python_conversation import MAX_UNREAD_ANSWERS, MAX_UNREAD_BYTES, Conversation
 from enginehouse.python_model import Parameter, Position
 from enginehouse.sequence_config import controls_from_config
 from enginehouse.tensor import Tensors, TensorSpec
 from enginehouse.worker_process import Task, WorkerProcess
 
-# Blocks of memory that the child may have given us before it must hear that we read them.
-_UNSAID_BLOCKS = 4
+
+def _nobody_waits() -> None:
+    """Of a response that counts for nothing."""
 
 
 @dataclass(slots=True, frozen=True)
 class Reply:
-    """One response to a request; the last one may be no more than the end."""
+    """One response to a request; the last one may be no more than the end.
+
+    Attributes:
+        taken: to be called, on any thread, once it was passed on: the model waits with its next ones for that.
+    """
 
     outputs: Tensors = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
     error: Error | None = None
     is_last: bool = True
     is_empty: bool = False
+    taken: Callable[[], None] = _nobody_waits
 
 
 @dataclass(slots=True, frozen=True)
@@ -111,11 +116,9 @@ class PythonEngine:
         self._jobs: dict[int, Job] = {}
         self._numbers = count()
         self._ask: Ask = _refuse
-        self._calls: dict[int, Callable[[], object]] = {}
-        self._letters: SimpleQueue[tuple[Channel, Words, list[Array]] | None] = SimpleQueue()
+        self._conversation: Conversation | None = None
         task = Task(config.name, _task_words(config, path, instance, on_gpu), {"OMP_NUM_THREADS": str(threads)})
         self._worker = WorkerProcess(task, self._listen, self._lose)
-        Thread(target=self._deliver, name="python-model-sender", daemon=True).start()
 
     @property
     def pid(self) -> int | None:
@@ -136,6 +139,7 @@ class PythonEngine:
             outputs.update(reply.outputs)
             if reply.error is not None:
                 errors.append(reply.error)
+            reply.taken()
             if reply.is_last:
                 is_over.set()
 
@@ -161,12 +165,11 @@ class PythonEngine:
         """Tell the model that nobody waits for an answer any more."""
         for engine in self._siblings:
             for number in [number for number, job in list(engine._jobs.items()) if job.owner is owner]:
-                engine._post({"cancel": number}, [])
+                engine._tell({"cancel": number})
 
     def close(self) -> None:
         """End the model, and then its process; may be called twice."""
         self._worker.close()
-        self._letters.put(None)
 
     def kill(self) -> None:
         """End the process at once, although it computes."""
@@ -190,58 +193,59 @@ class PythonEngine:
             else:
                 # Those who left on the way here were not found by `cancel`.
                 for number in [number for number, job in numbered.items() if job.is_cancelled()]:
-                    self._post({"cancel": number}, [], channel)
+                    self._tell({"cancel": number})
                 self._executed.wait()
 
     def _listen(self, channel: Channel) -> None:
-        Thread(target=self._read, args=(channel,), name="python-model-reader", daemon=True).start()
+        self._conversation = Conversation(channel, self._take, self._end_nonsense)
+        self._conversation.begin()
 
-    def _read(self, channel: Channel) -> None:
-        """Take what a child says until it ends; what becomes of its requests then is said by `_lose`."""
-        try:
-            while True:
-                message = channel.receive()
-                tensors = [tensor.copy() for tensor in message.tensors]
-                if channel.give_back(message) >= _UNSAID_BLOCKS:
-                    self._post({}, [], channel)
-                self._take(channel, Message(message.words, tensors, None))
-        except OSError:
-            # The child has ended, or this side can read no more, for want of descriptors say: then the child ends too.
-            channel.shut()
-        except Exception as problem:
-            # What is no message is as bad as none.
-            self._fail(dict(self._jobs), EngineFailed(f"the model's process said what is no answer: {problem}"))
-            self._worker.kill()
+    def _end_nonsense(self, problem: Exception) -> None:
+        self._fail(dict(self._jobs), EngineFailed(f"the model's process said what is no answer: {problem}"))
+        self._worker.kill()
 
-    def _take(self, channel: Channel, message: Message) -> None:
-        if "call" in message.words:
-            self._pass_on(channel, message)
-            return
-        tensors = iter(message.tensors)
-        for words in message.words["answers"]:
+    def _take(self, conversation: Conversation, words: Words, tensors: list[Array]) -> None:
+        """Take what a child says; what becomes of its requests when it ends is said by `_lose`."""
+        if "answers" in words:
+            self._take_answers(conversation, words, tensors)
+        elif "call" in words:
+            self._pass_on(conversation, words, tensors)
+        elif "take_back" in words:
+            take_back = conversation.calls.close(words["take_back"])
+            if take_back is not None:
+                take_back()
+        elif "read" in words:
+            conversation.calls.read(*words["read"])
+        elif "copied" in words:
+            conversation.copied(words["copied"])
+
+    def _take_answers(self, conversation: Conversation, message: Words, tensors: list[Array]) -> None:
+        given = iter(tensors)
+        for words in message["answers"]:
             number, is_last = words["number"], words["is_last"]
             job = self._jobs.pop(number, None) if is_last else self._jobs.get(number)
-            outputs = {name: next(tensors) for name in words.get("names", ())}
+            outputs = {name: next(given) for name in words.get("names", ())}
             error = error_from_words(words["error"]) if "error" in words else None
-            if job is not None:
-                job.on_reply(Reply(outputs, words.get("parameters", {}), error, is_last, words["is_empty"]))
-        if message.words.get("has_executed"):
+            taken = conversation.hold(words["held"]) if "held" in words else _nobody_waits
+            if job is None:
+                taken()
+            else:
+                job.on_reply(Reply(outputs, words.get("parameters", {}), error, is_last, words["is_empty"], taken))
+        if message.get("has_executed"):
             self._executed.set()
 
-    def _pass_on(self, channel: Channel, message: Message) -> None:
-        words = message.words
-        number = words["call"]
+    def _pass_on(self, conversation: Conversation, words: Words, tensors: list[Array]) -> None:
+        number, calls = words["call"], conversation.calls
         job = self._jobs.get(words["on_behalf_of"])
 
         def reply(answer: Reply) -> None:
-            if answer.is_last:
-                self._calls.pop(number, None)
-            self._post({"answer_to": number, **_words_from_reply(answer)}, list(answer.outputs.values()), channel)
+            if calls.is_open(number):
+                self._answer(conversation, number, answer)
 
         call = ModelCall(
             words["model"],
             words["version"],
-            dict(zip(words["names"], message.tensors, strict=True)),
+            dict(zip(words["names"], tensors, strict=True)),
             words["outputs"],
             words["parameters"],
             None if words["sequence"] is None else Position(*words["sequence"]),
@@ -249,16 +253,30 @@ class PythonEngine:
             None if job is None else job.owner,
             reply,
         )
-        self._calls[number] = lambda: None
-        take_back = self._ask(call)
-        if number in self._calls:
-            self._calls[number] = take_back
+        calls.open(number)
+        calls.can_be_taken_back(number, self._ask(call))
+
+    def _answer(self, conversation: Conversation, number: int, reply: Reply) -> None:
+        """Let the model have an answer, unless so many wait that it will never read them all."""
+        words: Words = {"answer_to": number}
+        take_back = None
+        if reply.is_last:
+            conversation.calls.close(number)
+        else:
+            words["size"] = sum(map(size_of, reply.outputs.values()))
+            if not conversation.calls.add_unread(number, words["size"]):
+                take_back = conversation.calls.close(number)
+                reply = Reply(error=_too_many_unread())
+        conversation.answer({**words, **_words_from_reply(reply)}, list(reply.outputs.values()))
+        if take_back is not None:
+            take_back()
 
     def _lose(self, end: EngineCrashed) -> None:
         """The child is gone: so are its requests, and nobody waits for what it asked."""
         self._fail(dict(self._jobs), EngineCrashed(f"{str(end).removesuffix('.')} while it computed."))
-        for number in list(self._calls):
-            self._calls.pop(number, lambda: None)()
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.end()
         self._executed.set()
 
     def _fail(self, jobs: dict[int, Job], error: Error) -> None:
@@ -266,19 +284,10 @@ class PythonEngine:
             if self._jobs.pop(number, None) is not None:
                 job.on_reply(Reply(error=error))
 
-    def _post(self, words: Words, tensors: list[Array], channel: Channel | None = None) -> None:
-        """Send from a thread that must not wait: the child may be too busy to read."""
-        with suppress(NotReady):
-            self._letters.put((channel or self._worker.channel(), words, tensors))
-
-    def _deliver(self) -> None:
-        while (letter := self._letters.get()) is not None:
-            channel, words, tensors = letter
-            with suppress(OSError):
-                try:
-                    channel.send(words, tensors)
-                except Error as problem:
-                    channel.send({**words, **_words_from_reply(Reply(error=problem))})
+    def _tell(self, words: Words) -> None:
+        conversation = self._conversation
+        if conversation is not None:
+            conversation.tell(words)
 
 
 def let_step_in(engines: Sequence[PythonEngine]) -> None:
@@ -290,6 +299,13 @@ def let_step_in(engines: Sequence[PythonEngine]) -> None:
 def _refuse(call: ModelCall) -> Callable[[], None]:
     call.reply(Reply(error=NotReady(f"model '{call.model}' cannot be asked before this one serves.")))
     return lambda: None
+
+
+def _too_many_unread() -> Overloaded:
+    return Overloaded(
+        f"{MAX_UNREAD_ANSWERS} answers of other models, or {MAX_UNREAD_BYTES >> 20} MiB of them, wait to be read by "
+        "this one; read faster, or ask for fewer."
+    )
 
 
 def _specs(config: ModelConfig, tensors: Sequence[ModelInput] | Sequence[ModelOutput]) -> tuple[TensorSpec, ...]:

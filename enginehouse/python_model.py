@@ -12,6 +12,7 @@ from one thread, and at the end `finalize`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from enginehouse.dtype import Array
@@ -236,9 +237,10 @@ def infer_stream(model: str, inputs: Mapping[str, Array], **options: Any) -> Ite
 
 def only_outputs(model: str, responses: Iterator[Response]) -> Mapping[str, Array]:
     """The outputs of the one response; raises `ModelError` if there is another number of them."""
-    answers = list(responses)
+    answers = list(islice(responses, 2))
     if len(answers) != 1:
-        raise ModelError(f"model '{model}' gave {len(answers)} responses, one was expected; use infer_stream.")
+        found = "more than one response" if answers else "no response"
+        raise ModelError(f"model '{model}' gave {found}, one was expected; use infer_stream.")
     return answers[0].outputs
 
 

@@ -5,66 +5,22 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
 
 import numpy as np
 import pytest
 
 from enginehouse import worker_process
 from enginehouse.errors import EngineCrashed, EngineFailed, InvalidInput, NotReady, NotSupported
-from enginehouse.model_config import config_from_text
 from enginehouse.python_engine import Job, ModelCall, PythonEngine, Reply, let_step_in
 from enginehouse.python_model import Call, Model, ModelError, Position, Response, infer, only_outputs
 from enginehouse.shared_tensors import IncomingTensors
+from tests.enginehouse.python_child import CONFIG, Heard, Make, job, opened_models
 from tests.enginehouse.test_process_engine import is_gone, wait_until
-
-CONFIG = """
-backend: "python"
-max_batch_size: 8
-input { name: "x" data_type: TYPE_FP32 dims: 2 }
-output { name: "y" data_type: TYPE_FP32 dims: 2 }
-"""
-HEAD = "import os, threading, time\nimport numpy as np\nfrom enginehouse.python_model import *\n"
-Make = Callable[..., PythonEngine]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[PythonEngine] = []
-
-    def open_model(source: str, config: str = CONFIG, instance: int = 0) -> PythonEngine:
-        (tmp_path / "3").mkdir(exist_ok=True)
-        (tmp_path / "3" / "model.py").write_text(HEAD + dedent(source))
-        made.append(PythonEngine(config_from_text(config, "m"), tmp_path / "3" / "model.py", instance, 1, False))
-        return made[-1]
-
-    yield open_model
-    for engine in made:
-        engine.close()
-
-
-class Heard:
-    """Collects the replies to one request."""
-
-    def __init__(self) -> None:
-        self.replies: list[Reply] = []
-        self.is_over = threading.Event()
-
-    def take(self, reply: Reply) -> None:
-        assert not self.is_over.is_set(), "nothing comes after the last reply"
-        self.replies.append(reply)
-        if reply.is_last:
-            self.is_over.set()
-
-    @property
-    def last(self) -> Reply:
-        assert self.is_over.wait(30)
-        return self.replies[-1]
-
-
-def job(heard: Heard, value: float = 1, **fields: Any) -> Job:
-    return Job({"x": np.full((1, 2), value, np.float32)}, heard.take, ["y"], **fields)
+    yield from opened_models(tmp_path)
 
 
 def test_a_model_knows_what_it_was_told(make: Make) -> None:
@@ -191,7 +147,7 @@ def test_a_crash_fails_what_runs_and_what_is_open_and_takes_calls_back(make: Mak
         assert "SIGKILL" in str(heard.last.error)
     assert taken_back.wait(30)
     assert not engine._jobs
-    assert not engine._calls
+    assert engine._conversation is None
 
 
 def test_a_reply_that_cannot_be_read_ends_the_process_and_leaves_nobody_waiting(
@@ -369,7 +325,7 @@ def test_what_hinders_a_load_is_told(make: Make, source: str, error: type[Except
 def test_outside_a_server_a_model_is_told_that_there_is_none() -> None:
     with pytest.raises(ModelError, match="no server is here"):
         infer("other", {})
-    with pytest.raises(ModelError, match="gave 0 responses"):
+    with pytest.raises(ModelError, match="gave no response"):
         only_outputs("other", iter([]))
     with pytest.raises(NotImplementedError):
         Model().execute([])
