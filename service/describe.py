@@ -1,5 +1,7 @@
 """What the server says about itself and its models, in the protocol's own messages; transports only render them."""
 
+from google.protobuf.message import Message
+
 from enginehouse.model_config import input_specs, output_specs
 from enginehouse.proto.grpc_service_pb2 import (
     InferBatchStatistics,
@@ -11,7 +13,7 @@ from enginehouse.proto.grpc_service_pb2 import (
 from enginehouse.tensor import TensorSpec
 from service.registry import READY, Registry
 from service.served import Served
-from service.statistics.statistics import Duration
+from service.statistics.duration import Duration
 
 
 def model_metadata(model: Served, versions: list[int]) -> ModelMetadataResponse:
@@ -26,7 +28,7 @@ def model_metadata(model: Served, versions: list[int]) -> ModelMetadataResponse:
 
 
 def model_statistics(model: Served) -> ModelStatistics:
-    """Counters since the version was loaded, with one entry per batch size that ran."""
+    """Counters since the version was first loaded: in all, per batch size that ran, and per place of a response."""
     counted = model.statistics
     answer = ModelStatistics(
         name=model.name,
@@ -35,8 +37,7 @@ def model_statistics(model: Served) -> ModelStatistics:
         inference_count=counted.inference_count,
         execution_count=counted.execution_count,
     )
-    for field in answer.inference_stats.DESCRIPTOR.fields:
-        getattr(answer.inference_stats, field.name).CopyFrom(_duration(getattr(counted, field.name)))
+    _copy_durations(answer.inference_stats, counted)
     for rows, batch in sorted(counted.batches.items()):
         answer.batch_stats.append(
             InferBatchStatistics(
@@ -46,6 +47,8 @@ def model_statistics(model: Served) -> ModelStatistics:
                 compute_output=_duration(batch.compute_output),
             )
         )
+    for place, counts in counted.responses.places():
+        _copy_durations(answer.response_stats[str(place)], counts)
     return answer
 
 
@@ -64,6 +67,12 @@ def repository_index(registry: Registry, names: list[str], only_ready: bool) -> 
 
 def _tensor(spec: TensorSpec) -> ModelMetadataResponse.TensorMetadata:
     return ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.dtype.name, shape=spec.shape)
+
+
+def _copy_durations(message: Message, counted: object) -> None:
+    """Fill each field of a message from the duration of its name."""
+    for field in message.DESCRIPTOR.fields:
+        getattr(message, field.name).CopyFrom(_duration(getattr(counted, field.name)))
 
 
 def _duration(duration: Duration) -> StatisticDuration:

@@ -38,6 +38,6 @@ def serve_python(
         engine.connect(calls.ask)
         finish = opened[0].finish if opened else None
         controls = controls_from_config(loaded.config)
-        return RequestComputation(engine, layout, str(loaded.version), clock, finish, controls)
+        return RequestComputation(engine, layout, str(loaded.version), clock, finish, controls, statistics.responses)
 
     return ServedModel(loaded, clock, make, compute, statistics)

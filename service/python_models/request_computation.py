@@ -18,6 +18,7 @@ from service.scheduling.computation import Answer, Execution
 from service.scheduling.queue import Pending
 from service.scheduling.rows import Layout, join, split
 from service.sequences.sequence_computation import control_array
+from service.statistics.response_statistics import Outcome, ResponseStatistics
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class RequestComputation:
         clock: of the thread that owns the queue, where responses before the last one are told.
         finish: takes what was left open; None for a model that is not decoupled, which leaves nothing open.
         controls: inputs that say where a request stands in its sequence.
+        responses: counts each response of a decoupled model.
     """
 
     may_run_inline = False
@@ -48,6 +50,7 @@ class RequestComputation:
         clock: Clock,
         finish: Finish | None = None,
         controls: Sequence[Control] = (),
+        responses: ResponseStatistics | None = None,
     ) -> None:
         self.layout = layout
         self.version = version
@@ -55,6 +58,12 @@ class RequestComputation:
         self.finish = finish
         self._engine = engine
         self._controls = controls
+        self._responses = responses
+
+    def count_response(self, place: int, outcome: Outcome, infer_seconds: float, output_seconds: float) -> None:
+        """Count a response at its place; only those of decoupled models have one."""
+        if self.finish is not None and self._responses is not None:
+            self._responses.count(place, outcome, infer_seconds, output_seconds)
 
     def compute(self, pendings: Sequence[Pending]) -> list[Answer]:
         """Answer each request; one whose response is an error does not fail the others."""
@@ -104,6 +113,9 @@ class _Reception:
         self._last: Reply | None = None
         self._is_open = False
         self._count = 0
+        self._place = 0
+        self._responded_at = start
+        self._last_at = start
         self._only: tuple[WireTensor, ...] = ()
         self._problem: Error | None = None
 
@@ -111,6 +123,7 @@ class _Reception:
         if not reply.is_last:
             self._tell(reply)
             return
+        self._last_at = time.monotonic()
         with self._guard:
             self._last = reply
             if not self._is_open:
@@ -130,25 +143,36 @@ class _Reception:
 
     def _tell(self, reply: Reply) -> None:
         """Pass on a response that is not the last one; a caller who takes only one gets it with the end."""
-        outputs: tuple[WireTensor, ...] = ()
-        problem = reply.error
+        came_at = time.monotonic()
         try:
             outputs = self._outputs(reply)
-        except Error as found:
-            problem = found
-        if problem is not None:
+        except Error as problem:
             self._problem = problem
-            reply.taken()
+            self._note("fail", came_at, 0.0)
             return
+        self._note("success", came_at, time.monotonic() - came_at)
         self._count += 1
         if self.pending.request.emit is None:
             self._only = outputs
-            reply.taken()
             return
         response = self._response(outputs, reply)
-        self._computation.clock.call_soon_threadsafe(_emit, self.pending, response, reply.taken)
+        self._computation.clock.call_soon_threadsafe(_emit, self.pending, response)
 
     def _answer(self, last: Reply, execution: Execution) -> Answer:
+        begun = time.monotonic()
+        answer = self._last_answer(last, execution)
+        has_failed = last.error is not None or (answer.error is not None and not last.is_empty)
+        ended: Outcome = "fail" if has_failed else "empty_response" if last.is_empty else "success"
+        self._note("cancel" if self.pending.is_cancelled else ended, self._last_at, time.monotonic() - begun)
+        return answer
+
+    def _note(self, outcome: Outcome, came_at: float, output_seconds: float) -> None:
+        """Count a response whose outputs were taken over."""
+        self._computation.count_response(self._place, outcome, came_at - self._responded_at, output_seconds)
+        self._place += 1
+        self._responded_at = came_at + output_seconds
+
+    def _last_answer(self, last: Reply, execution: Execution) -> Answer:
         try:
             outputs = () if last.is_empty else self._outputs(last)
         except Error as problem:
@@ -197,17 +221,15 @@ class _Reception:
         )
 
 
-def _emit(pending: Pending, response: InferResponse, taken: Callable[[], None]) -> None:
-    """Pass a response on, if anybody still waits for it; only then may the model send more than a few others."""
+def _emit(pending: Pending, response: InferResponse) -> None:
     emit = pending.request.emit
+    if pending.is_settled or emit is None:
+        return
     try:
-        if emit is not None and not pending.is_settled:
-            emit(response)
+        emit(response)
     except Exception:
         # A closed transport may raise anything; the answer has nobody to go to.
         _log.exception("the caller of model '%s' could not take a response", response.model_name)
-    finally:
-        taken()
 
 
 def _position(position: SequencePosition | None) -> Position | None:

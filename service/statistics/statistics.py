@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from service.request import Timings
 from service.scheduling.computation import Execution
 from service.statistics.calibration_drift import CalibrationDrift
+from service.statistics.duration import Duration
 from service.statistics.latency_summaries import LatencySummaries
+from service.statistics.response_statistics import ResponseStatistics
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
@@ -16,22 +18,6 @@ DURATION_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-
-
-@dataclass(slots=True)
-class Duration:
-    """How often something happened, and how long it took in all."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float, count: int = 1) -> None:
-        self.count += count
-        self.seconds += seconds
-
-    @property
-    def nanoseconds(self) -> int:
-        return int(self.seconds * 1e9)
 
 
 class Histogram:
@@ -65,6 +51,7 @@ class ModelStatistics:
         summaries: quantiles of the latest requests; None where nobody asked for them.
         first_response: milliseconds to the first response; None where nobody asked for it.
         drift: how far inputs leave the calibrated ranges; None for a version without such ranges.
+        responses: of a decoupled model; any thread may count there.
     """
 
     def __init__(self) -> None:
@@ -90,6 +77,7 @@ class ModelStatistics:
         self.summaries: LatencySummaries | None = None
         self.first_response: Histogram | None = None
         self.drift: CalibrationDrift | None = None
+        self.responses = ResponseStatistics()
 
     def summarize(self) -> None:
         """Keep quantiles from now on."""

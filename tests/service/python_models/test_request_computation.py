@@ -18,6 +18,7 @@ from service.request import InferResponse, SequencePosition
 from service.scheduling.computation import Answer
 from service.scheduling.queue import Pending
 from service.scheduling.rows import Layout
+from service.statistics.response_statistics import ResponseStatistics
 from tests.service.conftest import X, Y, make_request
 
 Z = TensorSpec("z", DTYPES["FP32"], (-1, 2))
@@ -54,10 +55,17 @@ class Bench:
         self.finished: list[tuple[Pending, Answer]] = []
         finish = (lambda pending, answer: self.finished.append((pending, answer))) if is_decoupled else None
         engine: Any = self.model
-        self.computation = RequestComputation(engine, LAYOUT, "3", self.clock, finish)
+        self.responses = ResponseStatistics()
+        self.computation = RequestComputation(engine, LAYOUT, "3", self.clock, finish, responses=self.responses)
 
     def compute(self, *pendings: Pending) -> list[Answer]:
         return self.computation.compute(pendings)
+
+    def outcomes(self) -> dict[int, dict[str, int]]:
+        """What the responses at each place became."""
+        names = ("success", "fail", "empty_response", "cancel")
+        counted = {place: {name: getattr(row, name).count for name in names} for place, row in self.responses.places()}
+        return {place: {name: count for name, count in row.items() if count} for place, row in counted.items()}
 
 
 def pending(value: float = 1, **fields: Any) -> Pending:
@@ -216,3 +224,48 @@ def test_a_cancel_reaches_the_model_while_it_runs() -> None:
     asked.settle(InvalidInput("over"))
     asked.cancel()
     assert bench.model.cancelled == [asked], "one that is answered is nobody's to cancel"
+
+
+def test_each_response_of_a_decoupled_model_is_counted_at_its_place() -> None:
+    def reply(job: Job) -> list[Reply]:
+        if job.id == "bad":
+            return [Reply(both(1), is_last=False), Reply(error=InvalidInput("no"))]
+        if job.id == "one":
+            return [Reply(both(1))]
+        return [Reply(both(1), is_last=False), Reply(both(2), is_last=False), Reply(is_empty=True)]
+
+    bench = Bench(reply, is_decoupled=True)
+    left = pending(emit=lambda _: None)
+    left.cancel()
+    bench.compute(pending(emit=lambda _: None), pending(id="bad", emit=lambda _: None), pending(id="one"), left)
+    assert bench.outcomes() == {
+        0: {"success": 4},
+        1: {"success": 2, "fail": 1},
+        2: {"empty_response": 1, "cancel": 1},
+    }
+    ((_, first), *_) = bench.responses.places()
+    assert (first.compute_infer.count, first.compute_output.count) == (4, 4)
+    assert first.success.seconds == pytest.approx(first.compute_infer.seconds + first.compute_output.seconds)
+
+
+def test_a_response_that_cannot_be_sent_is_a_failed_one() -> None:
+    def reply(job: Job) -> list[Reply]:
+        wrong = {"y": np.zeros((9, 9), np.float32)}
+        return [Reply(wrong)] if job.id == "last" else [Reply(wrong, is_last=False), Reply(is_empty=True)]
+
+    bench = Bench(reply, is_decoupled=True)
+    bench.compute(pending(emit=lambda _: None), pending(id="last"))
+    assert bench.outcomes() == {0: {"fail": 2}, 1: {"empty_response": 1}}
+
+
+def test_what_a_caller_who_takes_one_cannot_take_was_still_given() -> None:
+    bench = Bench(lambda _: [Reply(both(1), is_last=False)] * 2 + [Reply(is_empty=True)], is_decoupled=True)
+    (answer,) = bench.compute(pending())
+    assert isinstance(answer.error, NotSupported)
+    assert bench.outcomes() == {0: {"success": 1}, 1: {"success": 1}, 2: {"empty_response": 1}}
+
+
+def test_responses_of_a_model_that_is_not_decoupled_have_no_places() -> None:
+    bench = Bench(twice)
+    bench.compute(pending())
+    assert bench.outcomes() == {}

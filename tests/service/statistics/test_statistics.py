@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.request import Timings
 from service.scheduling.computation import Execution
-from service.statistics.statistics import FAILURE_REASONS, Duration, Histogram, ModelStatistics, StatisticsTable
+from service.statistics.statistics import FAILURE_REASONS, Histogram, ModelStatistics, StatisticsTable
 
 SECONDS = st.floats(0, 20, allow_nan=False)
 BATCHES = st.lists(st.tuples(st.lists(st.integers(1, 5), min_size=1, max_size=4), SECONDS, SECONDS, SECONDS))
@@ -48,13 +48,6 @@ def test_a_bucket_takes_its_bound_and_the_last_takes_the_rest() -> None:
         histogram.observe(value)
     assert histogram.counts == [2, 2, 2]
     assert histogram.total == pytest.approx(105.6)
-
-
-def test_a_duration_is_whole_nanoseconds() -> None:
-    duration = Duration()
-    duration.add(1.5)
-    duration.add(0.25, count=3)
-    assert (duration.count, duration.nanoseconds) == (4, 1_750_000_000)
 
 
 def test_what_is_counted_of_a_version_is_there_again_when_it_comes_back() -> None:
