@@ -57,7 +57,8 @@ def decode_request(
     inputs = tuple(_input(entry, tail, memory) for entry in _list(header, "inputs"))
     tail.check_empty()
     parameters = parameters_of(header, "the request")
-    outputs = _Outputs(header, bool(parameters.pop("binary_data_output", False)), memory)
+    outputs = _Outputs(header, _truth(parameters, "binary_data_output", False), memory)
+    parameters.pop("binary_data_output", None)
     request = InferRequest(
         model_name,
         model_version,
@@ -219,6 +220,13 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _truth(parameters: Mapping[str, Parameter], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"Unable to parse '{name}', got: {short_repr(value)}; true or false is expected.")
+    return value
+
+
 class _Outputs:
     """The outputs that a request names, and the form it wants them in."""
 
@@ -249,4 +257,4 @@ class _Outputs:
         if classes:
             self.classifications[name] = classes
         self.names.append(name)
-        self._is_binary[name] = bool(wanted.get("binary_data", self._is_binary_by_default))
+        self._is_binary[name] = _truth(wanted, "binary_data", self._is_binary_by_default)
