@@ -12,13 +12,16 @@ from enginehouse.model_config import input_specs
 from service.codecs.generate_codec import decode_generate, encode_generate
 from service.codecs.timing import server_timing
 from service.http.body import offered_encodings
-from service.http.incoming import Reader
+from service.http.incoming import NOTHING_YET, Reader
 from service.http.render import response_from_error
 from service.http.waiting import Answers, leaving
 from service.request import InferRequest, InferResponse
 from service.server import InferenceServer
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+# A comment, which readers of events leave out.
+_NOTHING_YET = b":\n\n"
 
 
 async def generate(
@@ -77,6 +80,7 @@ class _EventStream(StreamingResponse):
         self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[NOTHING_YET] = _NOTHING_YET
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -15,7 +15,11 @@ from service.request import InferRequest
 
 HEADER_LENGTH = "inference-header-content-length"
 TIMEOUT = "x-request-timeout-ms"
+
+# What an answer and its connection say to each other, in the scope of the request: the names of its headers as they
+# were sent; and bytes that mean nothing, to be sent between two pieces of an answer that comes in pieces.
 HEADER_NAMES = "enginehouse.header_names"
+NOTHING_YET = "enginehouse.nothing_yet"
 
 _MAX_DIGITS = 18
 _MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
