@@ -81,13 +81,16 @@ class Lifecycle:
             NotFound: the model is not in the repository.
             InvalidInput: it failed to load; what answered before still does.
         """
-        if order.name not in self._registry.names() and not order.files:
-            # Before there is a lock: clients may ask for any number of names that mean nothing.
-            await self._threads.run(self._repositories.model_directory, order.name)
-        if order.is_required:
-            self._required.add(order.name)
-        self._brought_along.discard(order.name)
-        await self._to_the_end(self._load(order, ModelFiles(files), ()))
+        try:
+            if order.name not in self._registry.names() and not order.files:
+                # Before there is a lock: clients may ask for any number of names that mean nothing.
+                await self._threads.run(self._repositories.model_directory, order.name)
+            if order.is_required:
+                self._required.add(order.name)
+            self._brought_along.discard(order.name)
+            await self._to_the_end(self._load(order, ModelFiles(files), ()))
+        except NotFound as problem:
+            raise NotFound(f"failed to load '{order.name[:100]}', {problem}") from problem
 
     async def unload(self, name: str, unload_dependents: bool = False) -> None:
         """Take a model out of service, and first what is made of it; requests that were admitted are answered.

@@ -184,7 +184,12 @@ def test_an_engine_that_fails_answers_500_and_serves_on(service: RunningService)
         ("GET", "/v2/models/simple/versions/9", 404, "Request for unknown model: 'simple' version 9 is not found"),
         ("GET", "/v2/models/nobody/config", 404, "Request for unknown model: 'nobody' is not found"),
         ("GET", "/v2/models/nobody/stats", 404, "Request for unknown model: 'nobody' is not found"),
-        ("POST", "/v2/repository/models/nobody/load", 404, "failed to poll from model repository"),
+        (
+            "POST",
+            "/v2/repository/models/nobody/load",
+            404,
+            "failed to load 'nobody', failed to poll from model repository",
+        ),
         ("POST", "/v2/repository/models/nobody/unload", 404, "failed to unload 'nobody'"),
     ],
 )
