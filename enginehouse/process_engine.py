@@ -1,6 +1,6 @@
 """An engine in a process of its own, behind the same protocol: what it does to that process hurts nobody else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -49,6 +49,15 @@ class ProcessEngine:
     def pid(self) -> int | None:
         """Of the process that is ready; None while there is none."""
         return self._worker.pid
+
+    @property
+    def absence(self) -> str:
+        """Why there is no process that is ready; empty if there is one."""
+        return self._worker.absence
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call back, on any thread, each time the process came or went."""
+        self._worker.watch(callback)
 
     def run(self, feeds: Tensors) -> Tensors:
         """Compute in the child; raises what its engine raised, `EngineCrashed` or `NotReady`."""

@@ -125,6 +125,15 @@ class PythonEngine:
         """Of the process that is ready; None while there is none."""
         return self._worker.pid
 
+    @property
+    def absence(self) -> str:
+        """Why there is no process that is ready; empty if there is one."""
+        return self._worker.absence
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call back, on any thread, each time the process came or went."""
+        self._worker.watch(callback)
+
     def connect(self, ask: Ask) -> None:
         """Let the model ask other models."""
         self._ask = ask

@@ -68,6 +68,7 @@ class WorkerProcess:
         self._task = task
         self._on_start = on_start
         self._on_end = on_end
+        self._watchers: list[Callable[[], None]] = []
         self._changed = Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
@@ -91,6 +92,15 @@ class WorkerProcess:
     @property
     def is_ready(self) -> bool:
         return self._channel is not None
+
+    @property
+    def absence(self) -> str:
+        """Why there is no process that is ready, and when there will be; empty if there is one."""
+        return "" if self.is_ready else self._why_there_is_none()
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call back, on the thread that keeps the process, each time one came or went."""
+        self._watchers.append(callback)
 
     def channel(self) -> Channel:
         """The way to the child; raises `NotReady` saying why there is none, and when there will be."""
@@ -133,12 +143,7 @@ class WorkerProcess:
                 if not first.done():
                     first.set_exception(problem)
                     return
-                _log.error("model '%s' could not be started again: %s", self._task.model, problem)
-                with self._changed:
-                    self._last_end = EngineCrashed(
-                        f"the process of model '{self._task.model}' did not start: {problem}"
-                    )
-                    self._plan_next_start()
+                self._note_failed_start(problem)
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closing, max(0.0, self._starts_at - time.monotonic()))
 
@@ -155,6 +160,7 @@ class WorkerProcess:
                     channel.shut()
             if not first.done():
                 first.set_result(greeting)
+            self._tell_watchers()
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             self._reap(channel, process)
@@ -197,6 +203,20 @@ class WorkerProcess:
             self._plan_next_start()
             self._changed.notify_all()
         self._on_end(end)
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        for callback in self._watchers:
+            callback()
+
+    def _note_failed_start(self, problem: Exception) -> None:
+        if not self._is_closing:
+            _log.error("model '%s' could not be started again: %s", self._task.model, problem)
+        with self._changed:
+            self._last_end = EngineCrashed(f"the process of model '{self._task.model}' did not start: {problem}")
+            # Where there was a process, its end has planned the next start already.
+            if self._starts_at <= time.monotonic():
+                self._plan_next_start()
 
     def _plan_next_start(self) -> None:
         now = time.monotonic()
@@ -207,11 +227,15 @@ class WorkerProcess:
         self._delay_seconds = min(2 * self._delay_seconds, LONGEST_DELAY_SECONDS)
 
     def _why_not(self) -> NotReady:
+        advice = "" if self._is_closing else " Send the request again then."
+        return NotReady(self._why_there_is_none() + advice)
+
+    def _why_there_is_none(self) -> str:
         if self._is_closing:
-            return NotReady(f"the process of model '{self._task.model}' was ended; the model is being unloaded.")
+            return f"the process of model '{self._task.model}' was ended; the model is being unloaded."
         seconds = self._starts_at - time.monotonic()
         when = f"it starts again in {seconds:.1f} s" if seconds > 0 else "it is starting again"
-        return NotReady(f"{str(self._last_end).removesuffix('.')}; {when}. Send the request again then.")
+        return f"{str(self._last_end).removesuffix('.')}; {when}."
 
 
 def _greeting(channel: Channel, process: "subprocess.Popen[bytes]", model: str) -> Words:

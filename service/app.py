@@ -85,6 +85,7 @@ class Service:
             metrics=options,
             has_response_cache=cache is not None,
             rate_limiter=_rate_limiter(settings, clock),
+            on_presence=lambda: self.server.tell_readiness(),
         )
         threads = LoadThreads(settings.model_load_thread_count)
         self._lifecycle = Lifecycle(registry, loader, surroundings, settings.exit_timeout_secs, threads)

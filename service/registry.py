@@ -75,8 +75,14 @@ class Registry:
         self._states.setdefault(name, {})[version] = VersionState(state, reason)
 
     def states(self, name: str) -> dict[int, VersionState]:
-        """The state of each version of a model that was ever asked for."""
-        return dict(sorted(self._states.get(name, {}).items()))
+        """The state of each version of a model that was ever asked for, as it is now."""
+        return {
+            version: self._now(name, version, state) for version, state in sorted(self._states.get(name, {}).items())
+        }
+
+    def is_answering(self, name: str) -> bool:
+        """Whether any version of a model computes what it is asked."""
+        return any(not model.absence for model in self._models.get(name, {}).values())
 
     def names(self) -> list[str]:
         """Models that were ever asked for."""
@@ -86,6 +92,12 @@ class Registry:
         """Everything that answers, by name and version."""
         for name in sorted(self._models):
             yield from self.answering(name)
+
+    def _now(self, name: str, version: int, state: VersionState) -> VersionState:
+        """What is loaded may have lost the processes that compute, until they are started again."""
+        model = self._models.get(name, {}).get(version)
+        absence = model.absence if model is not None and state.state == READY else ""
+        return VersionState(UNAVAILABLE, absence) if absence else state
 
     def _why_not(self, name: str, version: int | None) -> NotFound | NotReady:
         states = self._states.get(name)

@@ -32,6 +32,10 @@ class Served(Protocol):
     load_seconds: float
 
     @property
+    def absence(self) -> str:
+        """Why nothing computes now what is asked, though the version is loaded; empty if something does."""
+
+    @property
     def queue_depth(self) -> int:
         """Requests that wait, not counting those that run."""
 

@@ -13,6 +13,7 @@ from enginehouse.ragged_config import ragged_inputs, scattered_outputs
 from service.admission import Admission
 from service.clock import Clock
 from service.loaded import LoadedVersion
+from service.presence import Presence
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.reserved_parameters import take_reserved
 from service.scheduling.batch import BatchPolicy
@@ -64,12 +65,27 @@ class ServedModel:
             for position, engine in enumerate(loaded.engines)
         ]
         self._engines = tuple(loaded.engines)
+        self._presence = Presence(f"model '{self.name}' version {self.version}", self._engines, clock)
         self._scheduler.add_instances(self._instances)
+
+    @property
+    def absence(self) -> str:
+        """Why no instance computes now: each is in a process of its own that is being started again; or empty."""
+        return self._presence.absence
+
+    def watch_presence(self, callback: Callable[[], None]) -> None:
+        """Call back each time that the last instance is gone, or one is back."""
+        self._presence.watch(callback)
 
     @property
     def queue_depth(self) -> int:
         """Requests that wait, not counting those that run."""
         return self._scheduler.depth
+
+    @property
+    def time_to_spare(self) -> float:
+        """Seconds that one more request may spend before it comes here, and be in time; infinity if nobody counts."""
+        return self._scheduler.time_to_spare
 
     def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
         """Admit a request; `settle` is called exactly once, perhaps before this returns.
@@ -94,6 +110,7 @@ class ServedModel:
     def drain(self, on_drained: Callable[[], None]) -> None:
         """Refuse what is new, finish what is here, then call back. The instances are still to be closed."""
         self._is_draining = True
+        self._presence.end()
         self._scheduler.when_quiet(on_drained)
 
     def abandon(self) -> None:
@@ -110,6 +127,7 @@ class ServedModel:
         Blocks until what still runs has ended, but not for ever: an engine that hangs is ended with its process if it
         has one of its own, and otherwise left behind.
         """
+        self._presence.end()
         for instance, engine in zip(self._instances, self._engines, strict=True):
             try:
                 has_ended = instance.close(CLOSE_PATIENCE_SECONDS)

@@ -153,12 +153,11 @@ class InferenceServer:
         return not (self._is_strict and self._lifecycle.failed_models)
 
     def is_model_ready(self, name: str, version: str) -> bool:
-        """Whether a version, or any of the model, answers; raises `NotFound` for what nobody asked for."""
+        """Whether a version, or the newest of the model, answers; raises `NotFound` for what nobody asked for."""
         try:
-            self.registry.resolve(name, version)
+            return not self.registry.resolve(name, version).absence
         except NotReady:
             return False
-        return True
 
     def server_metadata(self) -> ServerMetadataResponse:
         extensions = [*EXTENSIONS, *self._controls.extensions]

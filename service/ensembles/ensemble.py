@@ -58,6 +58,11 @@ class EnsembleModel:
         self._on_quiet: Callable[[], None] | None = None
 
     @property
+    def absence(self) -> str:
+        """Why a step computes nothing now; empty if all do."""
+        return self._binding.absence
+
+    @property
     def queue_depth(self) -> int:
         """Requests that wait at the entry; those that wait for a step are counted there."""
         return len(self._line)

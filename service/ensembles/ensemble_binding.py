@@ -19,6 +19,8 @@ class Described(Protocol):
     def config(self) -> ModelConfig: ...
     @property
     def labels(self) -> Labels: ...
+    @property
+    def absence(self) -> str: ...
 
 
 Resolve = Callable[[str, str], Described]
@@ -51,6 +53,18 @@ class EnsembleBinding:
         self._resolve = resolve
         self._steps = [(step.model_name, version_text(step)) for step in config.ensemble_scheduling.step]
         self._bind()
+
+    @property
+    def absence(self) -> str:
+        """Why a step computes nothing now; empty if all do."""
+        for name, version in self._steps:
+            try:
+                absence = self._resolve(name, version).absence
+            except Error as problem:
+                absence = str(problem)
+            if absence:
+                return f"step '{name}' does not answer: {absence}"
+        return ""
 
     def hold(self) -> None:
         """Make sure that the plan is of the models that answer now.

@@ -1,6 +1,7 @@
 """From a loaded version to what serves it: the one place that knows every kind of model."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from enginehouse.errors import NotFound
@@ -57,6 +58,7 @@ class Surroundings:
         has_response_cache: whether answers of models that ask for it are kept.
         rate_limiter: shares resources among instances; None lets each run when it can.
         sequence_models: by name, those that serve and those that let their last sequences end.
+        on_presence: told whenever the processes of a version are gone, or back.
     """
 
     clock: Clock
@@ -67,6 +69,7 @@ class Surroundings:
     has_response_cache: bool = False
     rate_limiter: RateLimiter | None = None
     sequence_models: dict[str, list[SequenceModel]] = field(default_factory=dict)
+    on_presence: Callable[[], None] = lambda: None
 
 
 def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
@@ -76,7 +79,10 @@ def serve_version(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
         Error: something beside the engine is wrong, such as the file of an initial state.
     """
     try:
-        return _serve(loaded, surroundings)
+        served = _serve(loaded, surroundings)
+        if isinstance(served, ServedModel):
+            served.watch_presence(surroundings.on_presence)
+        return served
     except BaseException:
         close_all(loaded.engines)
         raise

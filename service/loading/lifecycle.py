@@ -55,8 +55,8 @@ class Lifecycle:
 
     @property
     def failed_models(self) -> frozenset[str]:
-        """Models that the server was started with and that have no version that answers."""
-        return frozenset(name for name in self._required if not self._registry.versions(name))
+        """Models that the server was started with and that have no version that answers now."""
+        return frozenset(name for name in self._required if not self._registry.is_answering(name))
 
     @property
     def incomplete_models(self) -> frozenset[str]:

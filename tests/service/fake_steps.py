@@ -59,6 +59,7 @@ class Description:
 
     config: ModelConfig
     labels: Mapping[str, Sequence[str]]
+    absence: str = ""
 
 
 @dataclass(eq=False)

@@ -12,6 +12,8 @@ from service.served_model import ServedModel
 class Named:
     """As much of a served model as the table looks at."""
 
+    absence = ""
+
     def __init__(self, name: str, version: int) -> None:
         self.name, self.version = name, str(version)
 

@@ -57,7 +57,7 @@ class FakeModel:
         self.config = ModelConfig(name=name)
         self.config.model_transaction_policy.decoupled = is_decoupled
         self.statistics = ModelStatistics()
-        self.degraded = self.note = ""
+        self.degraded = self.note = self.absence = ""
         self.records: Sequence[EngineRecord] = ()
         self.labels: Mapping[str, Sequence[str]] = {}
         self.load_seconds = 0.0

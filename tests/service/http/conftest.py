@@ -47,6 +47,7 @@ class ScriptedModel:
     statistics: ModelStatistics = field(default_factory=ModelStatistics)
     degraded: str = ""
     note: str = ""
+    absence: str = ""
     records: Sequence[EngineRecord] = ()
     load_seconds: float = 0.0
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
