@@ -138,6 +138,10 @@ class DirectExchange:
         self._is_written = False
 
     @property
+    def response_started(self) -> bool:
+        return self._is_written
+
+    @property
     def message_event(self) -> "DirectExchange":
         """The protocol sets an event when something changed; here that something is looked at."""
         return self

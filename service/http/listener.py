@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from enginehouse.errors import NotReady
+from service.http.departures import Departures
 from service.http.direct import DirectInference
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
 
@@ -30,10 +31,11 @@ class HttpListener:
         except OSError as problem:
             raise NotReady(f"cannot listen for HTTP on {address}:{port}: {problem.strerror or problem}.") from problem
         self.port: int = self._socket.getsockname()[1]
+        self._departures = Departures()
         config = uvicorn.Config(
             app,
             loop="none",
-            http=limited_protocol(max_connections, direct),
+            http=limited_protocol(max_connections, self._departures, direct),
             ws="none",
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -54,6 +56,7 @@ class HttpListener:
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
+        self._departures.close()
 
 
 class _Server(uvicorn.Server):

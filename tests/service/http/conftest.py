@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import uvloop
 
 from enginehouse.dtype import DTYPES, bytes_from_array
 from enginehouse.evidence import EngineRecord
@@ -34,6 +35,11 @@ output [ { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] } ]
 TIMINGS = Timings(0.001, 0.002, 0.0, 0.003, 0.0, 4)
 
 Answer = Callable[[InferRequest, Settle], None]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that serves: others differ in what they do with connections that are lost or full."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @dataclass

@@ -35,7 +35,7 @@ def make_app() -> FastAPI:
 
 @pytest.fixture
 async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr("service.http.protocol.STALL_SECONDS", 0.4)
+    monkeypatch.setattr("service.http.patience.STALL_SECONDS", 0.4)
     monkeypatch.setattr("service.http.listener.KEEP_ALIVE_SECONDS", 0.5)
     listener = HttpListener(make_app(), "127.0.0.1", 0, grace_seconds=1)
     listener.start()
@@ -146,7 +146,7 @@ async def test_headers_keep_their_names_as_they_were_sent(port: int) -> None:
 
 @pytest.fixture
 async def small_port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
-    monkeypatch.setattr("service.http.protocol.REFUSAL_SECONDS", 0.2)
+    monkeypatch.setattr("service.http.connection.REFUSAL_SECONDS", 0.2)
     listener = HttpListener(make_app(), "127.0.0.1", 0, grace_seconds=1, max_connections=2)
     listener.start()
     yield listener.port
