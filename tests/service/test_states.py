@@ -20,7 +20,7 @@ class Gate:
         self.is_open = threading.Event()
         self.is_reached = threading.Event()
         self._load = house.loader.load
-        house.loader.load = self._wait_and_load  # type: ignore[method-assign]
+        house.loader.load = self._wait_and_load  # type: ignore[assignment, method-assign]
 
     def _wait_and_load(self, *arguments: Any) -> Any:
         self.is_reached.set()

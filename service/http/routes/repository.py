@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI, Request, Response
 
-from enginehouse.errors import NotSupported
+from enginehouse.errors import InvalidInput, NotSupported
 from service.http.body import read_object
 from service.http.render import JsonResponse, done_response, json_from_message
 from service.loading.load_order import load_parameters_from_json, unload_dependents_from_json
@@ -18,7 +18,10 @@ def add_repository(app: FastAPI, server: InferenceServer, max_body_bytes: int) -
     )
     async def index(request: Request) -> Response:
         body = await read_object(request, max_body_bytes)
-        answer = json_from_message(server.repository_index(only_ready=bool(body.get("ready", False))))
+        only_ready = body.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise InvalidInput(f"'ready' is {type(only_ready).__name__}; true or false is expected.")
+        answer = json_from_message(server.repository_index(only_ready))
         return JsonResponse([{key: value for key, value in row.items() if value} for row in answer["models"]])
 
     @app.post("/v2/repository/models/{model}/load", summary="Load or reload a model", tags=["repository"])

@@ -213,6 +213,7 @@ async def test_trace_settings_are_told_and_changed_globally_and_of_a_model(house
         ("/v2/logging", {"nonsense": 1}, 400),
         ("/v2/logging", {"log_file": "/tmp/elsewhere"}, 501),
         ("/v2/logging", [], 400),
+        ("/v2/repository/index", {"ready": "no"}, 400),
     ],
 )
 async def test_a_setting_that_makes_no_sense_is_refused(house: House, path: str, body: Any, status: int) -> None:
