@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # What many clients together keep open. A request that finds all of them busy waits, and its wait counts.
-MAX_CONNECTIONS = 256
+MAX_CONNECTIONS = 2048
 _PATIENCE_SECONDS = 5.0
 _END_OF_HEAD = b"\r\n\r\n"
 _READ_BYTES = 1 << 16

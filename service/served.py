@@ -39,6 +39,10 @@ class Served(Protocol):
     def queue_depth(self) -> int:
         """Requests that wait, not counting those that run."""
 
+    @property
+    def time_to_spare(self) -> float:
+        """Seconds that one more request may spend before it comes here, and be in time; infinity if nobody counts."""
+
     def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
         """Admit a request; `settle` is called exactly once, perhaps before this returns; None if it was refused."""
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -131,6 +132,15 @@ class InferenceServer:
         except Error:
             return
         model.statistics.count_encode(seconds)
+
+    def time_to_spare(self, name: str, version: str) -> float:
+        """How long one more request may wait to be read, and be in time; raises `Error` if nothing answers for it."""
+        return self.registry.resolve(name, version).time_to_spare
+
+    def count_refusals(self, name: str, version: str, count: int) -> None:
+        """A transport refused requests of this model before it read them."""
+        with suppress(Error):
+            self.registry.resolve(name, version).statistics.count_failure("REJECTED", 0.0, count)
 
     def started(self) -> None:
         """All models that were asked for at the start have been tried."""

@@ -1,5 +1,6 @@
 """A model that is made of others: one admission at its entry, steps as the plan says, one answer at the end."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -56,6 +57,11 @@ class EnsembleModel:
         self._line: EntryLine[_Visit] = EntryLine()
         self._is_draining = False
         self._on_quiet: Callable[[], None] | None = None
+
+    @property
+    def time_to_spare(self) -> float:
+        """Its steps count for themselves."""
+        return math.inf
 
     @property
     def absence(self) -> str:

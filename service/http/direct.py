@@ -109,6 +109,7 @@ class DirectExchange:
         disconnected: the caller left.
         response_complete: everything is written, and the peer reads it.
         keep_alive: whether the connection goes on behind this answer.
+        came_at: when it came, in the seconds of the server's clock, if it waited before anybody looked at it.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class DirectExchange:
         self.disconnected = False
         self.response_complete = False
         self.keep_alive = True
+        self.came_at: float | None = None
         self._server = server
         self._model = model
         self._version = version
@@ -167,7 +169,7 @@ class DirectExchange:
 
     def _begin(self) -> None:
         server = self._server
-        received_at = server.clock.now()
+        received_at = server.clock.now() if self.came_at is None else self.came_at
         try:
             length = header_length(self._asked[0])
             body = memoryview(self.body).toreadonly()

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from enginehouse.errors import NotReady
 from service.http.departures import Departures
 from service.http.direct import DirectInference
+from service.http.door import Door
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
 
 
@@ -25,6 +26,7 @@ class HttpListener:
         grace_seconds: float,
         max_connections: int = 0,
         direct: DirectInference | None = None,
+        door: Door | None = None,
     ) -> None:
         try:
             self._socket = socket.create_server((address, port), backlog=2048, family=_family(address))
@@ -35,7 +37,7 @@ class HttpListener:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=limited_protocol(max_connections, self._departures, direct),
+            http=limited_protocol(max_connections, self._departures, direct, door),
             ws="none",
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

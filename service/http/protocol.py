@@ -1,5 +1,6 @@
 """uvicorn's protocol, with limits on what a peer may send before it is understood, and a short way to inference."""
 
+import asyncio
 from http import HTTPStatus
 from typing import ClassVar, cast
 
@@ -10,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.http.connection import Connection
 from service.http.departures import Departures
 from service.http.direct import DirectExchange, DirectInference
+from service.http.door import Door
 from service.http.incoming import HEADER_NAMES
 from service.http.patience import Stage
 
@@ -35,14 +37,57 @@ class LimitedProtocol(Connection):
     _is_in_head = True
     _is_body_behind_upgrade = False
     _is_replayed = False
+    _came_at: float | None = None
+    _waiting: list[tuple[float, bytes]]
 
     direct: ClassVar[DirectInference | None] = None
     """What answers inference without the application; `limited_protocol` sets it."""
+    door: ClassVar[Door | None] = None
+    """Where requests wait while the loop is busy; `limited_protocol` sets it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._waiting = []
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             self._refuse(*self._refusal)
-            return
+        elif self.door is None or not self._must_wait(self.door, data):
+            self._take(data)
+
+    def come_in(self) -> None:
+        """What waited at the door has its turn."""
+        waited, self._waiting = self._waiting, []
+        for came_at, data in waited:
+            self._came_at = came_at
+            self._take(data)
+        self._came_at = None
+        if waited and not self._is_at_work():
+            self.flow.resume_reading()
+
+    def _must_wait(self, door: Door, data: bytes) -> bool:
+        """Whether what came waits at the door, or was refused there."""
+        if self._waiting:
+            # The rest of what waits: enough of it is kept.
+            self._waiting.append((self._waiting[0][0], data))
+            self.flow.pause_reading()
+            return True
+        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or door.is_open():
+            return False
+        answer = door.refusal(data)
+        if answer is None:
+            self._waiting.append((door.now(), data))
+            door.queue(self)
+        else:
+            self.transport.write(answer)
+            self._patience.answered()
+        return True
+
+    def _take(self, data: bytes) -> None:
         patience = self._patience
         patience.heard_at = self.loop.time()
         patience.came_bytes += len(data)
@@ -50,6 +95,10 @@ class LimitedProtocol(Connection):
         self._parse(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(*_HEAD_TOO_LARGE)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        self.come_in()
+        return super().eof_received()
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; where it stops behind a head that asks for an upgrade, a new one reads the body."""
@@ -157,6 +206,7 @@ class LimitedProtocol(Connection):
         path = parse_url(self.url).path
         exchange = self.direct.exchange(path, self.headers, self, self.server_state.default_headers)
         if exchange is not None:
+            exchange.came_at = self._came_at
             exchange.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         return exchange
 
@@ -183,7 +233,7 @@ class LimitedProtocol(Connection):
 
 
 def limited_protocol(
-    max_connections: int, departures: Departures, direct: DirectInference | None = None
+    max_connections: int, departures: Departures, direct: DirectInference | None = None, door: Door | None = None
 ) -> type[LimitedProtocol]:
     """The protocol of one listener.
 
@@ -191,6 +241,7 @@ def limited_protocol(
         max_connections: connections at once, 0 for any number.
         departures: of the loop on which it listens.
         direct: what answers inference without the application; None leaves all to the application.
+        door: where requests wait while the loop is busy; None lets them in as they come.
     """
-    fields = {"max_connections": max_connections, "direct": direct, "departures": departures}
+    fields = {"max_connections": max_connections, "direct": direct, "departures": departures, "door": door}
     return type("LimitedProtocol", (LimitedProtocol,), fields)

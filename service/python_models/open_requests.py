@@ -34,6 +34,10 @@ class OpenRequests:
     def depth(self) -> int:
         return self._inner.depth
 
+    @property
+    def time_to_spare(self) -> float:
+        return self._inner.time_to_spare
+
     def add_instances(self, instances: Sequence[Instance]) -> None:
         self._inner.add_instances(instances)
 

@@ -1,5 +1,6 @@
 """Brings waiting requests and idle instances together, and settles what ran."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -56,6 +57,10 @@ class Batcher:
     @property
     def depth(self) -> int:
         return self._queue.depth
+
+    @property
+    def time_to_spare(self) -> float:
+        return math.inf if self._objective is None else self._objective.time_to_spare(self._queue)
 
     def add_instances(self, instances: Sequence[Instance]) -> None:
         self._idle.extend(instances)

@@ -149,6 +149,17 @@ class Objective:
             retry_after_seconds=late_by,
         )
 
+    def time_to_spare(self, queue: RequestQueue) -> float:
+        """Seconds that one more row may spend before it asks to be let in, if nothing changes; below 0 for none."""
+        if not self._curve.is_known:
+            return math.inf
+        now = self._clock.now()
+        outlook = self._outlook(now)
+        waiting = queue.rows
+        soonest = predicted_end(0, 1, outlook, self._curve)
+        ahead = 0.0 if self._is_kept(waiting) else predicted_end(waiting, 1, outlook, self._curve) - soonest
+        return SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
+
     def plan(self, queue: RequestQueue, now: float) -> Plan:
         """Choose what runs now; an instance is idle and someone is waiting."""
         return plan_batch(queue, self._policy, self._outlook(now), self._curve, self._batch_rows)
@@ -176,10 +187,13 @@ class Objective:
     def _lateness(self, before: int, rows: int, due: float, outlook: Outlook) -> float:
         """By how much it would be too late, or behind too much."""
         end = predicted_end(before, rows, outlook, self._curve)
-        if end > due or before < _KEPT_BATCHES * self._batch_rows * self._instances:
+        if end > due or self._is_kept(before):
             return end - due
         soonest = predicted_end(0, rows, outlook, self._curve)
         return end - soonest - SPARE_SHARE * (due - soonest)
+
+    def _is_kept(self, waiting: int) -> bool:
+        return waiting < _KEPT_BATCHES * self._batch_rows * self._instances
 
     def _lateness_behind(self, pending: Pending, queue: RequestQueue, before: int, outlook: Outlook) -> float:
         """By how much the worst of those whom it overtakes would be late because of it; 0 if none would be."""

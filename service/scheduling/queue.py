@@ -180,6 +180,11 @@ class RequestQueue:
                 pending.timer.cancel()
         return taken
 
+    @property
+    def rows(self) -> int:
+        """Of everybody who waits in line."""
+        return sum(level.line.rows for level in self._levels.values())
+
     def rows_before(self, priority: int, due: float) -> int:
         """Rows that would run before a request of this priority and deadline, if it came now."""
         own = self._policy.level_of(priority)

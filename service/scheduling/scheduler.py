@@ -30,6 +30,10 @@ class Scheduler(Protocol):
     def depth(self) -> int:
         """Requests that wait, not counting those that run."""
 
+    @property
+    def time_to_spare(self) -> float:
+        """Seconds that one more row may spend before it is admitted, and be in time; infinity if nobody counts."""
+
     def add_instances(self, instances: Sequence[Instance]) -> None: ...
 
     def admit(self, pending: Pending) -> None:

@@ -1,5 +1,6 @@
 """Sequence batching: each sequence of requests keeps to one instance, and its requests run one after the other."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from collections.abc import Sequence as Several
@@ -61,6 +62,10 @@ class SequenceBatcher:
     @property
     def depth(self) -> int:
         return len(self._of)
+
+    @property
+    def time_to_spare(self) -> float:
+        return math.inf
 
     def knows(self, sequence_id: int | str) -> bool:
         """Whether a sequence of this name is open."""

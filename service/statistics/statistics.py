@@ -135,10 +135,10 @@ class ModelStatistics:
         if self.summaries is not None:
             self.summaries.count_cache_miss(seconds)
 
-    def count_failure(self, reason: str, seconds: float) -> None:
-        """A request that was answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""
-        self.failures[reason] += 1
-        self.fail.add(seconds)
+    def count_failure(self, reason: str, seconds: float, count: int = 1) -> None:
+        """Requests that were answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""
+        self.failures[reason] += count
+        self.fail.add(seconds, count)
 
 
 class StatisticsTable:

@@ -1,5 +1,6 @@
 """A real gRPC server, and clients of it, on the loop of the test, over a model that does what a test says."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class FakeModel:
         self.labels: Mapping[str, Sequence[str]] = {}
         self.load_seconds = 0.0
         self.queue_depth = 0
+        self.time_to_spare = math.inf
         self.asked: list[Asked] = []
         self.react: Callable[[Asked], object] = lambda asked: asked
 

@@ -1,6 +1,7 @@
 """A listener in the loop of the test, before a model that does what the test says."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class ScriptedModel:
     load_seconds: float = 0.0
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     queue_depth: int = 0
+    time_to_spare: float = math.inf
     asked: list[InferRequest] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 

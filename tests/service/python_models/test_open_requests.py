@@ -1,5 +1,6 @@
 """A request of a decoupled model stays in sight until its last response, whenever that comes."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ class Inner:
     def __init__(self, hooks: Hooks) -> None:
         self.hooks = hooks
         self.depth = 0
+        self.time_to_spare = math.inf
         self.on_quiet: Callable[[], None] | None = None
 
     def add_instances(self, instances: Sequence[Instance]) -> None: ...

@@ -1,0 +1,156 @@
+"""The line in front of the loop: order of arrival, refusals that cost nothing, and nothing for those that left."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from enginehouse.errors import NotFound
+from service.clock import FakeClock
+from service.http.door import SLICE_SECONDS, Door, whole_request
+
+REQUEST = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@dataclass
+class Server:
+    """As much of a server as the door asks."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    seconds: float = math.inf
+    refused: list[tuple[str, str, int]] = field(default_factory=list)
+
+    def time_to_spare(self, name: str, _version: str) -> float:
+        if name == "nobody":
+            raise NotFound("nobody is not here")
+        return self.seconds
+
+    def count_refusals(self, name: str, version: str, count: int) -> None:
+        self.refused.append((name, version, count))
+
+
+@dataclass
+class Caller:
+    """A connection that takes its time when it is served."""
+
+    server: Server
+    seconds: float = 0.0004
+    came_in_at: float | None = None
+
+    def come_in(self) -> None:
+        self.server.clock.time += self.seconds
+        self.came_in_at = self.server.clock.now()
+
+
+def opened(seconds: float = math.inf) -> tuple[Server, Any]:
+    server = Server(seconds=seconds)
+    return server, Door(server)  # type: ignore[arg-type]
+
+
+def crowd(server: Server, door: Any, count: int) -> list[Caller]:
+    callers = [Caller(server) for _ in range(count)]
+    for caller in callers:
+        door.queue(caller)
+    return callers
+
+
+def test_the_door_is_open_until_one_round_of_the_loop_has_taken_a_slice_of_time() -> None:
+    server, door = opened()
+    assert door.is_open()
+    server.clock.time += SLICE_SECONDS / 2
+    assert door.is_open()
+
+
+def test_a_round_that_takes_longer_closes_it_and_the_next_round_opens_it_again() -> None:
+    server, door = opened()
+    assert door.is_open()
+    server.clock.time += SLICE_SECONDS  # Time that passes while one round of the loop goes on.
+    assert not door.is_open()
+    server.clock.run_ready()
+    assert door.is_open()
+
+
+def test_who_waits_is_served_in_order_and_until_then_the_door_stays_shut() -> None:
+    server, door = opened()
+    callers = crowd(server, door, 8)
+    assert not door.is_open()
+    server.clock.run_ready()
+    moments = [caller.came_in_at for caller in callers]
+    assert None not in moments
+    assert moments == sorted(moments, key=lambda moment: moment or 0)
+    assert door.is_open()
+
+
+def test_a_line_that_takes_longer_than_the_model_can_spare_refuses_at_once_in_one_whole_answer() -> None:
+    server, door = opened(seconds=0.05)
+    crowd(server, door, 40)
+    assert door.refusal(REQUEST) is None
+    crowd(server, door, 400)
+    answer = door.refusal(REQUEST)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1" in head
+    assert b"content-length: %d" % len(body) in head
+    assert b"model 'digits': more requests come than can be read in time" in body
+
+
+def test_what_one_request_takes_is_measured() -> None:
+    server, door = opened(seconds=0.05)
+    callers = crowd(server, door, 100)
+    for caller in callers:
+        caller.seconds = 0.002
+    server.clock.run_ready()
+    crowd(server, door, 100)
+    assert door.refusal(REQUEST) is not None
+
+
+def test_models_without_an_objective_and_unknown_ones_are_not_refused_here() -> None:
+    server, door = opened()
+    crowd(server, door, 10_000)
+    assert door.refusal(REQUEST) is None
+    server.seconds = -1.0
+    assert door.refusal(REQUEST.replace(b"digits", b"nobody")) is None
+
+
+def test_refusals_are_counted_as_such_by_model_and_version() -> None:
+    server, door = opened(seconds=0.0)
+    crowd(server, door, 10)
+    door.refusal(REQUEST)
+    door.refusal(REQUEST)
+    door.refusal(REQUEST.replace(b"digits/", b"digits/versions/3/"))
+    server.clock.run_ready()
+    assert server.refused == [("digits", "", 2), ("digits", "3", 1)]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (REQUEST, ("digits", "")),
+        (REQUEST.replace(b"digits", b"digits/versions/12"), ("digits", "12")),
+        (REQUEST.replace(b"Content-Length: 2", b"content-LENGTH:\t2 "), ("digits", "")),
+        (REQUEST.replace(b"Content-Length: 2", b"Content-Length: 2\r\nX-Request-Timeout-Ms: 5"), ("digits", "")),
+        (REQUEST[:-1], None),
+        (REQUEST + b"P", None),
+        (REQUEST + REQUEST, None),
+        (REQUEST[:60], None),
+        (REQUEST.replace(b"POST", b"GET"), None),
+        (REQUEST.replace(b"/infer", b"/infer?x=1"), None),
+        (REQUEST.replace(b"/infer", b"/generate"), None),
+        (REQUEST.replace(b"HTTP/1.1", b"HTTP/1.0"), None),
+        (REQUEST.replace(b"digits", b"dig%69ts"), None),
+        (REQUEST.replace(b"digits", b"\xc3\xa9"), None),
+        (REQUEST.replace(b"Content-Length: 2", b"Content-Length: +2"), None),
+        (REQUEST.replace(b"Content-Length: 2", b"Content-Length: " + b"9" * 40), None),
+        (REQUEST.replace(b"Content-Length: 2\r\n", b""), None),
+        (REQUEST.replace(b"Content-Length: 2", b"Content-Length: 2\r\nContent-Length: 2"), None),
+        (REQUEST.replace(b"Host: here", b"Transfer-Encoding: chunked"), None),
+        (REQUEST.replace(b"Host: here", b"CONNECTION: close"), None),
+        (REQUEST.replace(b"Host: here", b"Expect: 100-continue"), None),
+        (REQUEST.replace(b"Host: here", b"Upgrade: h2c"), None),
+    ],
+)
+def test_only_what_is_plainly_one_whole_request_can_be_refused_unread(
+    data: bytes, expected: tuple[str, str] | None
+) -> None:
+    assert whole_request(data) == expected
