@@ -211,7 +211,8 @@ class WorkerProcess:
 
     def _note_failed_start(self, problem: Exception) -> None:
         if not self._is_closing:
-            _log.error("model '%s' could not be started again: %s", self._task.model, problem)
+            # As text: whoever keeps the record would keep the channel of the frame that raised it.
+            _log.error("model '%s' could not be started again: %s", self._task.model, str(problem))
         with self._changed:
             self._last_end = EngineCrashed(f"the process of model '{self._task.model}' did not start: {problem}")
             # Where there was a process, its end has planned the next start already.
