@@ -24,7 +24,7 @@ from enginehouse.engine import Engine
 from enginehouse.hardware import this_hardware
 from enginehouse.model_config import config_from_text
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
-from enginehouse.process_engine import ProcessEngine
+from enginehouse.process_engine import ProcessEngine, engine_task
 from enginehouse.python_engine import PythonEngine
 from enginehouse.tensor import Tensors
 
@@ -102,7 +102,7 @@ def _engines() -> Iterator[list[Engine]]:
         script.write_text(_PYTHON_MODEL)
         engines: list[Engine] = [
             OnnxRuntimeEngine(path),
-            ProcessEngine("identity", path, "onnxruntime_onnx", 1, CPU_PROVIDER),
+            ProcessEngine(engine_task("identity", path, "onnxruntime_onnx", 1, CPU_PROVIDER)),
             PythonEngine(config_from_text(_PYTHON_CONFIG, "echo"), script, 0, 1, False),
         ]
         try:

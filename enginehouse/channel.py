@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import weakref
@@ -98,6 +99,12 @@ class Channel:
         if message.block is not None:
             self._to_give_back.append(message.block)
         return len(self._to_give_back)
+
+    def wait_until_over(self) -> None:
+        """Return once the conversation has ended, on either side; messages stay where they are."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        poll.poll()
 
     def shut(self) -> None:
         """End the conversation: whoever waits for a message, on either side, hears that it is over."""

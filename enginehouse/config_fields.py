@@ -192,7 +192,11 @@ HONOURED_FIELDS: Mapping[str, Field] = {
 PARAMETERS: Mapping[str, Mapping[str, Field]] = {
     "any": {
         "slo_ms": Field("honoured", "ours: milliseconds in which a request is to be answered"),
-        "isolation": Field("honoured", "ours: `process` gives each instance a process of its own"),
+        "isolation": Field(
+            "honoured",
+            "ours: `process` gives each instance a process of its own; `shared`, with the flag `--shared-engines`, one "
+            "that several servers use",
+        ),
     },
     "onnxruntime": {
         "intra_op_thread_count": _YES,

@@ -9,36 +9,25 @@ from enginehouse.channel import Words, error_from_words
 from enginehouse.dtype import dtype_from_name
 from enginehouse.engine_options import EngineOptions
 from enginehouse.tensor import Tensors, TensorSpec
-from enginehouse.worker_process import Task, WorkerProcess
+from enginehouse.worker_process import Child, Host, Task, WorkerProcess
 
 
 class ProcessEngine:
-    """An engine file opened in a child process; its weights are in that process only.
+    """An engine file opened in another process; its weights are in that process only.
 
-    A child that ends fails what it was computing (`EngineCrashed`) and is started again, ever later; until then the
+    A process that ends fails what it was computing (`EngineCrashed`) and is started again, ever later; until then the
     engines of the same model that were told of each other step in, and without one runs are refused (`NotReady`).
 
     Args:
-        model: whose name the process carries.
-        path: the engine file; this and the others are those of `open_engine`.
+        task: what `engine_task` makes of the arguments of `open_engine`.
+        start: brings a process to the task: one of this engine's own, or one that other servers use too.
 
     Raises:
-        Error: as `open_engine`, in the child's words; or `EngineFailed` where the child ended over it.
+        Error: as `open_engine`, in that process's words; or `EngineFailed` where it ended over it.
     """
 
-    def __init__(
-        self,
-        model: str,
-        path: Path,
-        platform: str,
-        threads: int,
-        provider: str,
-        settings: Mapping[str, str] | None = None,
-        options: EngineOptions | None = None,
-    ) -> None:
-        arguments: Words = {"path": str(path), "platform": platform, "threads": threads, "provider": provider}
-        arguments |= {"settings": dict(settings or {}), "options": asdict(options or EngineOptions())}
-        self._worker = WorkerProcess(Task(model, {"do": "engine", **arguments}))
+    def __init__(self, task: Task, start: Callable[[Task], Host] = Child) -> None:
+        self._worker = WorkerProcess(task, start=start)
         self._siblings: Sequence[ProcessEngine] = (self,)
         self._computing = Lock()
         self.inputs = specs_from_words(self._worker.greeting["inputs"])
@@ -60,18 +49,18 @@ class ProcessEngine:
         self._worker.watch(callback)
 
     def run(self, feeds: Tensors) -> Tensors:
-        """Compute in the child; raises what its engine raised, `EngineCrashed` or `NotReady`."""
+        """Compute in the process; raises what its engine raised, `EngineCrashed` or `NotReady`."""
         for engine in self._siblings:
             if engine._worker.is_ready:
                 return engine._compute(feeds)
         return self._compute(feeds)
 
     def close(self) -> None:
-        """End the child, which gives all its memory back; may be called twice."""
+        """End the process, which gives all its memory back, or leave it to others; may be called twice."""
         self._worker.close()
 
     def kill(self) -> None:
-        """End the child at once, although it computes."""
+        """End the process at once, although it computes, or leave it to others."""
         self._worker.kill()
 
     def _compute(self, feeds: Tensors) -> Tensors:
@@ -91,6 +80,21 @@ class ProcessEngine:
             message.tensors.clear()
             channel.give_back(message)
             return outputs
+
+
+def engine_task(
+    model: str,
+    path: Path,
+    platform: str,
+    threads: int,
+    provider: str,
+    settings: Mapping[str, str] | None = None,
+    options: EngineOptions | None = None,
+) -> Task:
+    """What a process is told that is to open an engine file; `model` is the name that it carries."""
+    words: Words = {"do": "engine", "path": str(path.absolute()), "platform": platform, "threads": threads}
+    words |= {"provider": provider, "settings": dict(settings or {}), "options": asdict(options or EngineOptions())}
+    return Task(model, words)
 
 
 def let_step_in(engines: Sequence[ProcessEngine]) -> None:

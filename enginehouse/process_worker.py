@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from enginehouse.channel import Channel, Message, Words, words_from_error
 from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_options import EngineOptions, SessionOptions
 from enginehouse.open_engine import open_engine
-from enginehouse.tensor import TensorSpec
+from enginehouse.tensor import Tensors, TensorSpec
 
 # By the first word of a task: what serves it, called with the channel and the task.
 _SERVERS = {
@@ -64,30 +65,40 @@ def die_with(parent: int) -> None:
 def serve_engine(channel: Channel, task: Words) -> None:
     """Open an engine file, and compute what comes until the other side hangs up (`OSError`)."""
     try:
-        engine = open_engine(
-            Path(task["path"]),
-            task["platform"],
-            task["threads"],
-            task["provider"],
-            task["settings"],
-            EngineOptions(**{**task["options"], "session": SessionOptions(**task["options"]["session"])}),
-        )
+        engine = engine_from_task(task)
     except Exception as problem:
         channel.send({"error": words_from_error(problem)})
         return
-    specs = {"inputs": engine.inputs, "outputs": engine.outputs, "optional_inputs": optional_inputs(engine)}
-    channel.send({name: [_words_from_spec(spec) for spec in found] for name, found in specs.items()})
+    channel.send(words_from_engine(engine))
     try:
         while True:
-            _answer(channel, engine, channel.receive())
+            answer(channel, engine.run, channel.receive())
     finally:
         engine.close()
 
 
-def _answer(channel: Channel, engine: Engine, message: Message) -> None:
+def engine_from_task(task: Words) -> Engine:
+    """Open what `process_engine.engine_task` describes; raises as `open_engine`."""
+    return open_engine(
+        Path(task["path"]),
+        task["platform"],
+        task["threads"],
+        task["provider"],
+        task["settings"],
+        EngineOptions(**{**task["options"], "session": SessionOptions(**task["options"]["session"])}),
+    )
+
+
+def words_from_engine(engine: Engine) -> Words:
+    """What a process says of its engine when it is ready."""
+    specs = {"inputs": engine.inputs, "outputs": engine.outputs, "optional_inputs": optional_inputs(engine)}
+    return {name: [_words_from_spec(spec) for spec in found] for name, found in specs.items()}
+
+
+def answer(channel: Channel, run: Callable[[Tensors], Tensors], message: Message) -> None:
     """Compute one message's tensors; whatever goes wrong with them is an answer too."""
     try:
-        outputs = engine.run(dict(zip(message.words["names"], message.tensors, strict=True)))
+        outputs = run(dict(zip(message.words["names"], message.tensors, strict=True)))
         words: Words = {"names": list(outputs)}
         # Its memory is free for the other side once this answer, which may still view it, is under way.
         channel.give_back(message)

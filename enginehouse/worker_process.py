@@ -1,4 +1,4 @@
-"""A child process that does one task, and is started again, ever later, each time it ends by itself."""
+"""A process that does one task and is started again, ever later, each time it ends by itself."""
 
 import contextlib
 import logging
@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Condition, Thread
+from typing import Protocol
 
 from enginehouse.channel import Channel, Message, Words, error_from_words
 from enginehouse.errors import EngineCrashed, EngineFailed, Error, NotReady
@@ -27,12 +28,12 @@ LONG_LIFE_SECONDS = 60.0
 CLOSE_PATIENCE_SECONDS = 10.0
 # From the end of the conversation to the end of the process.
 _HANG_UP_SECONDS = 5.0
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(slots=True, frozen=True)
 class Task:
-    """What a child is for.
+    """What a process is for.
 
     Attributes:
         model: whose name it carries, for people who list processes and for messages.
@@ -45,18 +46,85 @@ class Task:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class WorkerProcess:
-    """Keeps one child alive. The first start blocks, and raises what went wrong.
+class Host(Protocol):
+    """A process that does a task, at the other end of a channel. It may be ours alone, or not."""
 
-    The child ends with this process, however that ends, and has none of its files and sockets.
+    channel: Channel
+
+    def greet(self) -> Words:
+        """Wait until it is ready, and hear what it says of itself, its `pid` included; raises what went wrong."""
+        ...
+
+    def wait(self) -> None:
+        """Return once it has ended, or the conversation has."""
+        ...
+
+    def kill(self) -> None:
+        """End it, or our part in it, at once; no harm once that is over."""
+        ...
+
+    def how_it_ended(self) -> str:
+        """Collect what is left of it after `kill`; how it ended, as the rest of a sentence about it."""
+        ...
+
+
+class Child:
+    """A process of our own, which ends with this one, however that ends, and has none of its files and sockets."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-P", "-m", "enginehouse.process_worker"]
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [*command, task.model, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+                env={**child_environment(), **task.environment},
+            )
+        self.channel = Channel(ours)
+
+    def greet(self) -> Words:
+        with contextlib.suppress(OSError):
+            self.channel.send(self._task.words)
+        try:
+            words = read_greeting(self.channel)
+        except OSError:
+            how = how_it_ended(self._status_after_hanging_up())
+            raise EngineFailed(f"the process of model '{self._task.model}' {how} before it was ready.") from None
+        return {**words, "pid": self._process.pid}
+
+    def wait(self) -> None:
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+
+    def kill(self) -> None:
+        """End it and what it started. The number is still its own, as long as nobody has collected it."""
+        if self._process.returncode is None:
+            _kill_group(self._process.pid)
+
+    def how_it_ended(self) -> str:
+        return how_it_ended(self._process.wait())
+
+    def _status_after_hanging_up(self) -> int:
+        try:
+            return self._process.wait(_HANG_UP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill_group(self._process.pid)
+            return self._process.wait()
+
+
+class WorkerProcess:
+    """Keeps one process at a task. The first start blocks, and raises what went wrong.
 
     Args:
-        task: what the child does.
-        on_start: told of each child that is ready, before anybody else can reach it.
-        on_end: told that a child ended, and how; those who wait for its answers have none to expect.
+        task: what the process does.
+        on_start: told of each process that is ready, before anybody else can reach it.
+        on_end: told that a process ended, and how; those who wait for its answers have none to expect.
+        start: brings a process to the task; one of our own if nothing else is said.
 
     Raises:
-        Error: what the child said went wrong, or that it ended before it was ready.
+        Error: what the process said went wrong, or that it ended before it was ready.
     """
 
     def __init__(
@@ -64,13 +132,16 @@ class WorkerProcess:
         task: Task,
         on_start: Callable[[Channel], None] = lambda _: None,
         on_end: Callable[[EngineCrashed], None] = lambda _: None,
+        start: Callable[[Task], Host] = Child,
     ) -> None:
         self._task = task
         self._on_start = on_start
         self._on_end = on_end
         self._watchers: list[Callable[[], None]] = []
+        self._start = start
         self._changed = Condition()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._host: Host | None = None
+        self._pid = 0
         self._channel: Channel | None = None
         self._is_closing = False
         self._delay_seconds = FIRST_DELAY_SECONDS
@@ -85,9 +156,9 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the child that is ready; None while there is none."""
+        """Of the process that is ready; None while there is none."""
         with self._changed:
-            return self._process.pid if self._process is not None and self._channel is not None else None
+            return self._pid if self._channel is not None else None
 
     @property
     def is_ready(self) -> bool:
@@ -103,21 +174,21 @@ class WorkerProcess:
         self._watchers.append(callback)
 
     def channel(self) -> Channel:
-        """The way to the child; raises `NotReady` saying why there is none, and when there will be."""
+        """The way to the process; raises `NotReady` saying why there is none, and when there will be."""
         channel = self._channel
         if channel is None:
             raise self._why_not()
         return channel
 
     def end_of(self, channel: Channel) -> EngineCrashed:
-        """How the child at the other end of a channel ended; waits until that is known."""
+        """How the process at the other end of a channel ended; waits until that is known."""
         channel.shut()
         with self._changed:
             self._changed.wait_for(lambda: self._channel is not channel, CLOSE_PATIENCE_SECONDS)
             return EngineCrashed(f"{str(self._last_end).removesuffix('.')} while it computed.")
 
     def close(self, patience_seconds: float = CLOSE_PATIENCE_SECONDS) -> None:
-        """Let the child end what it has to, for so long; then end it. May be called twice."""
+        """Let the process end what it has to, for so long; then end it. May be called twice."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -130,10 +201,10 @@ class WorkerProcess:
         self._thread.join()
 
     def kill(self) -> None:
-        """End the child at once, and what it started. Unless this was closed, another one is started."""
+        """End the process at once, and what it started. Unless this was closed, another one is started."""
         with self._changed:
-            if self._process is not None:
-                _kill_group(self._process.pid)
+            if self._host is not None:
+                self._host.kill()
 
     def _supervise(self, first: "Future[Words]") -> None:
         while not self._is_closing:
@@ -148,55 +219,37 @@ class WorkerProcess:
                 self._changed.wait_for(lambda: self._is_closing, max(0.0, self._starts_at - time.monotonic()))
 
     def _live(self, first: "Future[Words]") -> None:
-        """Start a child and stay until it ended."""
-        channel, process = self._start()
+        """Start a process and stay until it ended."""
+        host = self._start(self._task)
+        with self._changed:
+            self._host = host
+            if self._is_closing:
+                host.kill()
         try:
-            greeting = _greeting(channel, process, self._task.model)
-            self._on_start(channel)
+            greeting = host.greet()
+            self._on_start(host.channel)
             with self._changed:
                 self._ready_at = time.monotonic()
-                self._channel = channel
+                self._pid = greeting["pid"]
+                self._channel = host.channel
                 if self._is_closing:
-                    channel.shut()
+                    host.channel.shut()
             if not first.done():
                 first.set_result(greeting)
             self._tell_watchers()
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            host.wait()
         finally:
-            self._reap(channel, process)
+            self._reap(host)
         if not self._is_closing:
             _log.error("%s", self._last_end)
 
-    def _start(self) -> tuple[Channel, "subprocess.Popen[bytes]"]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", "enginehouse.process_worker"]
-            process = subprocess.Popen(  # noqa: S603 - our own module
-                [*command, self._task.model, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                process_group=0,
-                env={**_environment(), **self._task.environment},
-            )
+    def _reap(self, host: Host) -> None:
+        """End what is left of a process, and tell everybody."""
         with self._changed:
-            self._process = process
-            if self._is_closing:
-                self.kill()
-        channel = Channel(ours)
-        with contextlib.suppress(OSError):
-            channel.send(self._task.words)
-        return channel, process
-
-    def _reap(self, channel: Channel, process: "subprocess.Popen[bytes]") -> None:
-        """End what is left of a child, and tell everybody."""
-        with self._changed:
-            # Its own children too. The number is still its own, because nobody has collected it.
-            if process.returncode is None:
-                _kill_group(process.pid)
-            self._process = None
-        status = process.wait()
-        end = EngineCrashed(f"the process of model '{self._task.model}' {_how(status)}.")
-        channel.shut()
+            host.kill()
+            self._host = None
+        end = EngineCrashed(f"the process of model '{self._task.model}' {host.how_it_ended()}.")
+        host.channel.shut()
         with self._changed:
             self._channel = None
             self._last_end = end
@@ -239,12 +292,9 @@ class WorkerProcess:
         return f"{str(self._last_end).removesuffix('.')}; {when}."
 
 
-def _greeting(channel: Channel, process: "subprocess.Popen[bytes]", model: str) -> Words:
-    """What a child says when it is ready; raises what it says went wrong."""
-    try:
-        message: Message = channel.receive()
-    except OSError:
-        raise EngineFailed(f"the process of model '{model}' {_how(_status(process))} before it was ready.") from None
+def read_greeting(channel: Channel) -> Words:
+    """What a process says when it is ready; raises what it says went wrong, or `OSError` if it hung up."""
+    message: Message = channel.receive()
     channel.give_back(message)
     if "error" in message.words:
         problem: Error = error_from_words(message.words["error"])
@@ -252,16 +302,17 @@ def _greeting(channel: Channel, process: "subprocess.Popen[bytes]", model: str) 
     return message.words
 
 
-def _status(process: "subprocess.Popen[bytes]") -> int:
-    """How a child that hung up ended, or will."""
-    try:
-        return process.wait(_HANG_UP_SECONDS)
-    except subprocess.TimeoutExpired:
-        _kill_group(process.pid)
-        return process.wait()
+def child_environment() -> dict[str, str]:
+    """Ours, and where this package lies if Python would not find it there by itself."""
+    environment = dict(os.environ)
+    if str(ROOT) not in site.getsitepackages():
+        known = environment.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, known), str(ROOT)]))
+    return environment
 
 
-def _how(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """The status of a process in words, as the rest of a sentence about it."""
     if status >= 0:
         return f"ended with status {status}"
     try:
@@ -273,12 +324,3 @@ def _how(status: int) -> str:
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, and where this package lies if Python would not find it there by itself."""
-    environment = dict(os.environ)
-    if str(_ROOT) not in site.getsitepackages():
-        known = environment.get("PYTHONPATH", "").split(os.pathsep)
-        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*filter(None, known), str(_ROOT)]))
-    return environment

@@ -13,6 +13,7 @@ from typing import NoReturn
 from enginehouse.available_memory import available_memory
 from enginehouse.config_completion import Completion
 from enginehouse.errors import NotReady
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.onnxruntime_engine import check_one_distribution
 from service.backend_config import max_batch_sizes_from_flags
 from service.client_memory.shared_memory import SharedMemory
@@ -56,6 +57,7 @@ class Service:
 
     Raises:
         NotFound: there is no model repository at that path, or not a model that was asked for.
+        InvalidInput: the directory of shared engines is not one, or not private.
         NotReady: a port is taken, or a repository cannot be read.
         NotSupported: the installation of ONNX Runtime is broken.
     """
@@ -75,6 +77,7 @@ class Service:
             _completion(settings),
             _memory_budget(settings),
             settings.model_config_name,
+            None if settings.shared_engines is None else MeetingPlace(settings.shared_engines),
         )
         self._settings = settings
         self._controls = _controls(settings, clock)
@@ -112,15 +115,22 @@ class Service:
         self._control.look()
         self.http = _http_listener(settings, self.server, metrics)
         self.metrics = _metrics_listener(settings, metrics)
-        self.grpc = GrpcListener(self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings))
+        self.grpc = GrpcListener(
+            self.server, settings.grpc_address, settings.grpc_port, _grpc_options(settings), settings.reuse_grpc_port
+        )
 
     async def start(self) -> None:
-        """Answer health first, then load the models, then be ready."""
-        self.http.start()
+        """Answer health first, then load the models, then be ready.
+
+        A port that is shared with other servers is opened last: until then those answer there.
+        """
+        if not self._settings.reuse_http_port:
+            self.http.start()
         if self.metrics is not None:
             self.metrics.start()
             self._machine.start()
-        await self.grpc.start()
+        if not self._settings.reuse_grpc_port:
+            await self.grpc.start()
         await self._control.start()
         if self._settings.exit_on_error and self._lifecycle.failed_models:
             failed = ", ".join(sorted(self._lifecycle.failed_models))
@@ -129,6 +139,10 @@ class Service:
         gc.collect()
         gc.freeze()
         self.server.started()
+        if self._settings.reuse_http_port:
+            self.http.start()
+        if self._settings.reuse_grpc_port:
+            await self.grpc.start()
 
     async def stop(self) -> bool:
         """Not ready at once; serve through the drain delay; finish what is in flight; then unload.
@@ -170,6 +184,7 @@ def _http_listener(settings: Settings, server: InferenceServer, metrics: ServerM
         # A head that becomes parameters is read by the application alone.
         None if settings.http_header_forward_pattern else DirectInference(server, settings.http_max_input_size),
         Door(server),
+        is_port_shared=settings.reuse_http_port,
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
@@ -22,13 +23,14 @@ from enginehouse.config_rules import check_config
 from enginehouse.engine_options import engine_options_from_config
 from enginehouse.errors import Error, InvalidInput, NotFound
 from enginehouse.evidence import EVIDENCE_FILE
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import read_config, versions_to_serve
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
 from enginehouse.sequence_config import controls_from_config, states_from_config
 from service.codecs.classification import read_labels
 from service.ensembles.ensemble_rules import complete_ensemble, dependencies, is_ensemble
-from service.loading.engine_doors import is_isolated
+from service.loading.engine_doors import isolation_from_config
 from service.loading.loader import VersionLoader
 from service.loading.opening import close_all
 from service.loading.placement import placement_from_config
@@ -135,9 +137,11 @@ def _broken_rules(config: ModelConfig, repository: Repository, available: set[st
 
 def _failed_loads(config: ModelConfig, repository: Repository) -> list[Finding]:
     """Load each version as the server would; an ensemble has nothing of its own to load."""
-    loader = VersionLoader(Repositories([repository]), lambda *_: None)
     versions = [] if is_ensemble(config) else versions_to_serve(config, repository.versions(config.name))
-    return _failures([(f"version {version}", partial(_load, loader, config, version)) for version in versions])
+    with TemporaryDirectory() as directory:
+        meeting_place = MeetingPlace(Path(directory))
+        loader = VersionLoader(Repositories([repository]), lambda *_: None, meeting_place=meeting_place)
+        return _failures([(f"version {version}", partial(_load, loader, config, version)) for version in versions])
 
 
 def _load(loader: VersionLoader, config: ModelConfig, version: int) -> None:
@@ -165,7 +169,7 @@ def _check_version(config: ModelConfig, directory: Path) -> None:
     complete_defaults(completed)
     check_config(completed, is_described=bool(config.input))
     queue_policy_from_config(completed)
-    is_isolated(completed)
+    isolation_from_config(completed)
     controls_from_config(completed)
     states_from_config(completed)
     engine_options_from_config(completed)

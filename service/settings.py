@@ -44,8 +44,12 @@ class Settings(BaseSettings):
     id: str = Field("enginehouse", description="name that /v2 answers; some clients expect 'triton'")
     http_address: str = Field("127.0.0.1", description="address of HTTP; 0.0.0.0 in a container")
     http_port: int = Field(8000, ge=0, le=65535, description="port of HTTP; 0 takes a free one")
+    reuse_http_port: bool = Field(
+        False, description="several servers listen on that port, each once its models are loaded; all of them say so"
+    )
     grpc_address: str = Field("127.0.0.1", description="address of gRPC; 0.0.0.0 in a container")
     grpc_port: int = Field(8001, ge=0, le=65535, description="port of gRPC; 0 takes a free one")
+    reuse_grpc_port: bool = Field(False, description="the same for the port of gRPC")
     metrics_address: str = Field("127.0.0.1", description="address of the metrics; 0.0.0.0 in a container")
     metrics_port: int = Field(8002, ge=0, le=65535, description="port of the metrics; 0 takes a free one")
     allow_metrics: bool = Field(True, description="tell metrics, on that port and as /metrics on that of HTTP")
@@ -68,6 +72,11 @@ class Settings(BaseSettings):
     model_load_thread_count: int = Field(4, ge=1, le=64, description="models, or versions, that load at once")
     model_load_memory_limit: Annotated[float, Field(gt=0, le=1)] | Literal["off"] = Field(
         0.95, description="share of the available memory that a load may need, by estimate; off lets every load try"
+    )
+    shared_engines: Path | None = Field(
+        None,
+        description="private directory, made if it is not there, in which servers of this machine find the engines "
+        "that they share, those of models with the parameter isolation = shared",
     )
     model_config_name: str = Field(
         "", pattern=r"^[\w.-]*$", description="use a model's configs/NAME.pbtxt, where it has one, for its config.pbtxt"

@@ -13,19 +13,26 @@ from enginehouse.proto.pool import POOL
 from service.grpc.options import GrpcOptions
 from service.grpc.servicer import SERVICE_NAME, InferenceServicer
 from service.server import InferenceServer
+from service.shared_port import claim_port
 
 MAX_PENDING_CALLS = 100_000
 
 
 class GrpcListener:
-    """Listens once it is started; raises `NotReady` if the port is taken."""
+    """Listens once it is started; a port that is shared with other servers takes no connection before.
 
-    def __init__(self, server: InferenceServer, address: str, port: int, options: GrpcOptions) -> None:
+    Raises:
+        NotReady: the port is taken.
+    """
+
+    def __init__(
+        self, server: InferenceServer, address: str, port: int, options: GrpcOptions, is_port_shared: bool = False
+    ) -> None:
         arguments = [
             ("grpc.max_send_message_length", options.max_message_bytes),
             ("grpc.max_receive_message_length", options.max_message_bytes),
             ("grpc.default_compression_level", options.compression_level),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(is_port_shared)),
             # The library's own limit cancels calls at random; ours says that the queue is full.
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
@@ -39,14 +46,17 @@ class GrpcListener:
         _describe_health()
         names = [SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, self._server, pool=POOL)
-        try:
-            self.port: int = self._server.add_insecure_port(f"{address}:{port}")
-        except RuntimeError as problem:
-            raise NotReady(f"cannot listen for gRPC on {address}:{port}; it is taken or not allowed.") from problem
+        self._address = address
+        # The library listens as soon as it has a port, and would let callers of a shared one wait for our models.
+        self._claim = claim_port(address, port, "gRPC") if is_port_shared else None
+        self.port: int = self._claim.getsockname()[1] if self._claim else self._take(port)
 
     async def start(self) -> None:
+        if self._claim is not None:
+            self._take(self.port)
+            self._claim.close()
         await self._server.start()
-        await self._set_ready(False)
+        await self._set_ready(self._inference.is_ready())
         self._inference.watch_readiness(self._ready_changed)
 
     def _ready_changed(self, is_ready: bool) -> None:
@@ -65,6 +75,17 @@ class GrpcListener:
     async def stop(self, grace_seconds: float) -> None:
         """Take no new call, let those in flight end within the grace."""
         await self._server.stop(grace_seconds)
+        if self._claim is not None:
+            self._claim.close()
+
+    def _take(self, port: int) -> int:
+        try:
+            taken: int = self._server.add_insecure_port(f"{self._address}:{port}")
+        except RuntimeError as problem:
+            raise NotReady(
+                f"cannot listen for gRPC on {self._address}:{port}; it is taken or not allowed."
+            ) from problem
+        return taken
 
 
 def _describe_health() -> None:

@@ -13,10 +13,17 @@ from service.http.departures import Departures
 from service.http.direct import DirectInference
 from service.http.door import Door
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
+from service.shared_port import claim_port
+
+_BACKLOG = 2048
 
 
 class HttpListener:
-    """Listens from the moment it is made; raises `NotReady` if the port is taken."""
+    """Listens from the moment it is made, or once it is started on a port that is shared with other servers.
+
+    Raises:
+        NotReady: the port is taken.
+    """
 
     def __init__(
         self,
@@ -27,11 +34,9 @@ class HttpListener:
         max_connections: int = 0,
         direct: DirectInference | None = None,
         door: Door | None = None,
+        is_port_shared: bool = False,
     ) -> None:
-        try:
-            self._socket = socket.create_server((address, port), backlog=2048, family=_family(address))
-        except OSError as problem:
-            raise NotReady(f"cannot listen for HTTP on {address}:{port}: {problem.strerror or problem}.") from problem
+        self._socket = claim_port(address, port, "HTTP") if is_port_shared else _listen(address, port)
         self.port: int = self._socket.getsockname()[1]
         self._departures = Departures()
         config = uvicorn.Config(
@@ -51,6 +56,7 @@ class HttpListener:
         self._serving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        self._socket.listen(_BACKLOG)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._socket]))
 
     async def stop(self) -> None:
@@ -58,6 +64,7 @@ class HttpListener:
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving
+        self._socket.close()
         self._departures.close()
 
 
@@ -67,6 +74,13 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((address, port), backlog=_BACKLOG, family=_family(address))
+    except OSError as problem:
+        raise NotReady(f"cannot listen for HTTP on {address}:{port}: {problem.strerror or problem}.") from problem
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -12,6 +12,7 @@ from enginehouse.engine_choice import rank_engines, reasons
 from enginehouse.errors import NotSupported, VerifyFailed
 from enginehouse.evidence import GOLDEN_FILE, EngineRecord, Evidence, read_evidence
 from enginehouse.hardware import this_hardware
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine
@@ -20,7 +21,7 @@ from service.ensembles.ensemble_rules import complete_ensemble, is_ensemble
 from service.loaded import LoadedVersion
 from service.loading.load_threads import at_low_priority
 from service.loading.memory_estimate import MemoryBudget, needed_bytes
-from service.loading.opening import EngineFile, close_all, open_proven
+from service.loading.opening import EngineFile, close_all, count_to_open, open_proven
 from service.loading.placement import Placement, placement_from_config
 from service.loading.repositories import Repositories
 from service.loading.warmup import warm_up
@@ -67,6 +68,7 @@ class VersionLoader:
         completion: how much of a configuration is filled in.
         budget: lets a load begin only if there is memory for it.
         config_name: of the configuration to use where a model has several; empty for `config.pbtxt`.
+        meeting_place: where servers of this machine find engines that they share.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class VersionLoader:
         completion: Completion = LENIENT,
         budget: MemoryBudget | None = None,
         config_name: str = "",
+        meeting_place: MeetingPlace | None = None,
     ) -> None:
         self.repository = repository
         self._budget = budget or MemoryBudget(lambda: None, None)
         self._config_name = config_name
+        self._meeting_place = meeting_place
         self._completion = completion
         self._on_golden_failure = on_golden_failure
 
@@ -169,8 +173,11 @@ class VersionLoader:
         count = placement.on_gpu.count(on_gpu)
         for file in contenders.files:
             try:
-                with self._budget.room_for(config.name, version, needed_bytes(file, count)):
-                    completed, engines = open_proven(file, config, count, placement.threads, on_gpu, self._completion)
+                missing = count_to_open(file, config, count, placement.threads, on_gpu, self._meeting_place)
+                with self._budget.room_for(config.name, version, needed_bytes(file, missing)):
+                    completed, engines = open_proven(
+                        file, config, count, placement.threads, on_gpu, self._completion, self._meeting_place
+                    )
             except Exception as problem:
                 if isinstance(problem, VerifyFailed):
                     self._on_golden_failure(config.name, version)

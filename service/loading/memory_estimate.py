@@ -33,10 +33,12 @@ _UNKNOWN = Growth(2.0, 2.0)
 
 
 def needed_bytes(file: EngineFile, instances: int) -> int:
-    """Estimate what it takes to open an engine file so many times, one after the other.
+    """Estimate what it takes to open an engine file so many times, one after the other; not at all takes nothing.
 
     Where the version's evidence says what its engine was measured to take, that counts for what serves.
     """
+    if not instances:
+        return 0
     growth = GROWTH.get(file.record.platform if file.record else file.platform, _UNKNOWN)
     serving = file.memory_bytes if file.memory_bytes is not None else int(file.size_bytes * growth.serving)
     return max(serving, int(file.size_bytes * growth.opening)) + (instances - 1) * serving

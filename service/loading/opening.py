@@ -8,9 +8,10 @@ from enginehouse.config_completion import LENIENT, Completion, complete_config, 
 from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.evidence import EngineRecord
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
-from service.loading.engine_doors import Opening, acquaint, open_instance
+from service.loading.engine_doors import Opening, acquaint, instances_elsewhere, open_instance
 from service.loading.golden import check_golden
 from service.loading.memory_return import return_memory
 
@@ -42,6 +43,7 @@ def open_proven(
     threads: int,
     on_gpu: bool | None,
     completion: Completion = LENIENT,
+    meeting_place: MeetingPlace | None = None,
 ) -> tuple[ModelConfig, list[Engine]]:
     """Open a file `count` times; complete a copy of the configuration from it.
 
@@ -51,14 +53,15 @@ def open_proven(
     completed = ModelConfig()
     completed.CopyFrom(config)
     _settle_platform(completed, file)
+    opening = _opening(file, threads, on_gpu, meeting_place)
     engines: list[Engine] = []
     try:
-        engines.append(_open(file, completed, threads, on_gpu, 0))
+        engines.append(open_instance(completed, opening, 0))
         first = engines[0]
         complete_config(completed, first.inputs, first.outputs, completion, optional_inputs(first))
         for instance in range(1, count):
             _return_memory_of(file)
-            engines.append(_open(file, completed, threads, on_gpu, instance))
+            engines.append(open_instance(completed, opening, instance))
         if file.record is not None:
             for engine in engines:
                 check_golden(engine, file.path.parent, file.record)
@@ -93,13 +96,27 @@ def _settle_platform(config: ModelConfig, file: EngineFile) -> None:
             group.kind = ModelInstanceGroup.KIND_GPU
 
 
-def _open(file: EngineFile, config: ModelConfig, threads: int, on_gpu: bool | None, instance: int) -> Engine:
+def count_to_open(
+    file: EngineFile,
+    config: ModelConfig,
+    count: int,
+    threads: int,
+    on_gpu: bool | None,
+    meeting_place: MeetingPlace | None,
+) -> int:
+    """How many of `count` engines are not in memory yet; another server may have opened some that this one shares."""
+    settled = ModelConfig()
+    settled.CopyFrom(config)
+    _settle_platform(settled, file)
+    return count - instances_elsewhere(settled, _opening(file, threads, on_gpu, meeting_place), count)
+
+
+def _opening(file: EngineFile, threads: int, on_gpu: bool | None, meeting_place: MeetingPlace | None) -> Opening:
     record = file.record
     provider = CUDA_PROVIDER if on_gpu else CPU_PROVIDER
     if record is None:
-        opening = Opening(file.path, file.platform, threads, provider, {}, bool(on_gpu))
-        return open_instance(config, opening, instance)
+        return Opening(file.path, file.platform, threads, provider, {}, bool(on_gpu), meeting_place)
     if record.provider and needs_gpu(record):
         provider = record.provider
-    opening = Opening(file.path, record.platform, threads, provider, dict(record.settings), bool(on_gpu))
-    return open_instance(config, opening, instance)
+    settings = dict(record.settings)
+    return Opening(file.path, record.platform, threads, provider, settings, bool(on_gpu), meeting_place)

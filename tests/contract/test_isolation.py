@@ -223,4 +223,4 @@ def test_a_process_that_hangs_is_ended_when_its_model_is_unloaded(start_service:
 def test_an_unknown_isolation_is_refused_by_name(start_service: StartService, tmp_path: Path) -> None:
     save_model(tmp_path, "odd", make_slow_model(1), ISOLATED.format(count=1).replace('"process"', '"container"'))
     with start_service(tmp_path) as running:
-        assert "parameter 'isolation' is 'container'; 'process' or 'none' expected" in running.output
+        assert "parameter 'isolation' is 'container'; 'process', 'shared' or 'none' expected" in running.output

@@ -20,7 +20,7 @@ from enginehouse import worker_process
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
-from enginehouse.process_engine import ProcessEngine, let_step_in
+from enginehouse.process_engine import ProcessEngine, engine_task, let_step_in
 from tests.conftest import ROOT, make_identity_model
 from tests.service.conftest import make_scale_model
 
@@ -35,7 +35,7 @@ def scale(tmp_path: Path) -> Path:
 
 @contextmanager
 def opened(path: Path, **options: Any) -> Iterator[ProcessEngine]:
-    engine = ProcessEngine("m", path, PLATFORM, 1, CPU_PROVIDER, **options)
+    engine = ProcessEngine(engine_task("m", path, PLATFORM, 1, CPU_PROVIDER, **options))
     try:
         yield engine
     finally:
@@ -93,9 +93,9 @@ def test_an_answer_stays_what_it_was_when_the_next_one_comes(scale: Path) -> Non
 def test_the_childs_own_words_reach_the_caller(scale: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"nonsense")
     with pytest.raises(EngineFailed, match=r"ONNX Runtime cannot open broken\.onnx"):
-        ProcessEngine("m", tmp_path / "broken.onnx", PLATFORM, 1, CPU_PROVIDER)
+        ProcessEngine(engine_task("m", tmp_path / "broken.onnx", PLATFORM, 1, CPU_PROVIDER))
     with pytest.raises(NotSupported, match="execution provider Nonesuch"):
-        ProcessEngine("m", scale, PLATFORM, 1, "Nonesuch")
+        ProcessEngine(engine_task("m", scale, PLATFORM, 1, "Nonesuch"))
     with opened(scale) as engine:
         with pytest.raises(InvalidInput, match="missing tensor 'x'"):
             engine.run({"z": np.zeros(1)})
@@ -189,12 +189,12 @@ def test_closing_while_the_next_start_is_awaited_does_not_wait_for_it(
 PARENT = """
 import sys, time
 from pathlib import Path
-from enginehouse.process_engine import ProcessEngine
+from enginehouse.process_engine import ProcessEngine, engine_task
 from threading import Thread
 found = []
 # Opened on a thread that ends at once: the child lives as long as the process, not as long as that thread.
-arguments = ("m", Path(sys.argv[1]), "onnxruntime_onnx", 1, "CPUExecutionProvider")
-opener = Thread(target=lambda: found.append(ProcessEngine(*arguments)))
+task = engine_task("m", Path(sys.argv[1]), "onnxruntime_onnx", 1, "CPUExecutionProvider")
+opener = Thread(target=lambda: found.append(ProcessEngine(task)))
 opener.start(); opener.join()
 import numpy as np
 found[0].run({"x": np.ones((1, 2), np.float32)})
@@ -235,8 +235,8 @@ def test_the_weights_are_in_the_child_only(scale: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from enginehouse.process_engine import ProcessEngine
-engine = ProcessEngine("m", Path(sys.argv[1]), "onnxruntime_onnx", 1, "CPUExecutionProvider")
+from enginehouse.process_engine import ProcessEngine, engine_task
+engine = ProcessEngine(engine_task("m", Path(sys.argv[1]), "onnxruntime_onnx", 1, "CPUExecutionProvider"))
 print("onnxruntime" in sys.modules)
 engine.close()
 """

@@ -16,11 +16,12 @@ from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
 from enginehouse.process_engine import ProcessEngine
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.python_engine import PythonEngine
-from service.loading.engine_doors import Opening, acquaint, is_isolated, open_instance
+from service.loading.engine_doors import Opening, acquaint, isolation_from_config, open_instance
 from service.loading.opening import EngineFile, open_proven
 from tests.service.conftest import make_scale_model
 
 ISOLATED = 'backend: "onnxruntime" parameters { key: "isolation" value { string_value: "process" } }'
+SHARED = ISOLATED.replace('"process"', '"shared"')
 PYTHON = """
 backend: "python"
 input { name: "x" data_type: TYPE_FP32 dims: 2 }
@@ -54,6 +55,10 @@ def open_onnx(directory: Path, config: ModelConfig) -> Engine:
     return open_instance(config, Opening(directory / "model.onnx", "onnxruntime_onnx", 1, CPU_PROVIDER), 0)
 
 
+def isolated(word: str) -> ModelConfig:
+    return config_from_text(ISOLATED.replace('"process"', f'"{word}"'), "m")
+
+
 @pytest.mark.parametrize(("text", "kind"), [('backend: "onnxruntime"', OnnxRuntimeEngine), (ISOLATED, ProcessEngine)])
 def test_the_parameter_decides_and_the_answers_agree(directory: Path, text: str, kind: type[Engine]) -> None:
     with opened(open_onnx(directory, config_from_text(text, "m"))) as (engine,):
@@ -81,9 +86,9 @@ def test_a_python_model_always_has_its_own_process(directory: Path) -> None:
 
 
 def test_unknown_isolation_and_decoupled_engines_are_refused(directory: Path) -> None:
-    assert not is_isolated(config_from_text('parameters { key: "isolation" value { string_value: "none" } }', "m"))
-    with pytest.raises(InvalidInput, match="'isolation' is 'thread'; 'process' or 'none' expected"):
-        is_isolated(config_from_text('parameters { key: "isolation" value { string_value: "thread" } }', "m"))
+    assert isolation_from_config(isolated("none")) == "none"
+    with pytest.raises(InvalidInput, match="'isolation' is 'thread'; 'process', 'shared' or 'none' expected"):
+        isolation_from_config(isolated("thread"))
     with pytest.raises(NotSupported, match=r"model_transaction_policy\.decoupled needs a Python model"):
         open_onnx(directory, config_from_text("model_transaction_policy { decoupled: true }", "m"))
 
