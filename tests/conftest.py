@@ -94,6 +94,7 @@ def run_service(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
     )

@@ -26,6 +26,7 @@ _HEAD_TOO_LARGE = (
     f"the request line and headers are longer than {MAX_HEAD_BYTES} bytes; send less.",
 )
 
+_VERSIONS = ("1.1", "1.0")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
@@ -152,6 +153,10 @@ class LimitedProtocol(Connection):
             return
         self._is_in_head, self._head_bytes = False, 0
         self._patience.enter(Stage.BODY)
+        self._version = self.parser.get_http_version()
+        if self._version not in _VERSIONS:
+            # Any exception stops the parser, and comes back through `send_400_response`.
+            raise ValueError(self._version)
         is_upgrade = self.parser.should_upgrade()
         has_body = any(name in _BODY_HEADERS and value != b"0" for name, value in self.headers)
         self._is_body_behind_upgrade = is_upgrade and has_body
@@ -207,7 +212,7 @@ class LimitedProtocol(Connection):
         exchange = self.direct.exchange(path, self.headers, self, self.server_state.default_headers)
         if exchange is not None:
             exchange.came_at = self._came_at
-            exchange.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+            exchange.keep_alive = self._version != "1.0" and self.parser.should_keep_alive()
         return exchange
 
     def _put_in_line(self, exchange: DirectExchange) -> None:
@@ -228,7 +233,6 @@ class LimitedProtocol(Connection):
         self._header_bytes += size
         if self._header_bytes > MAX_HEAD_BYTES:
             self._refusal = _HEAD_TOO_LARGE
-            # Any exception stops the parser, and comes back through `send_400_response`.
             raise ValueError(self._refusal)
 
 

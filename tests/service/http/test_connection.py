@@ -269,7 +269,7 @@ async def test_a_reader_who_is_slow_but_reads_gets_all_of_it(house: House, liste
 async def test_events_that_nobody_reads_end_the_request(
     house: House, listener: HttpListener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def answer(request: InferRequest, _: Settle) -> None:
+    def answer(request: InferRequest, _settle: Settle) -> None:
         assert request.emit is not None
         for _ in range(200):
             request.emit(text_response("x" * 100_000))
