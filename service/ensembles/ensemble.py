@@ -11,7 +11,7 @@ from service.admission import Admission
 from service.clock import Clock, Timer
 from service.ensembles.ensemble_binding import EnsembleBinding, Resolve
 from service.ensembles.ensemble_plan import EnsemblePlan
-from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey
+from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey, worded
 from service.ensembles.entry_line import EntryLine
 from service.loaded import LoadedVersion
 from service.request import Admitted, Infer, InferRequest, InferResponse, Settle, Timings, WireTensor
@@ -261,8 +261,5 @@ class _Visit:
 
 
 def _inside(ensemble: str, reason: Error) -> Error:
-    """The same error, naming the ensemble that it happened in; what else it carries stays."""
-    # Not by its constructor, which may want something else than a text.
-    named = type(reason).__new__(type(reason), f"in ensemble '{ensemble}', {reason}")
-    named.__dict__.update(reason.__dict__)
-    return named
+    """The same error, naming the ensemble that it happened in."""
+    return worded(reason, f"in ensemble '{ensemble}', {reason}")

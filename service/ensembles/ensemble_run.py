@@ -243,7 +243,7 @@ class EnsembleRun:
         if self._is_over:
             return
         if isinstance(answer, Error):
-            self.stop(answer)
+            self.stop(_of_step(self._plan.steps[call.position].model_name, answer))
             return
         self.spent = self.spent.plus(answer.timings)
         step = self._plan.steps[call.position]
@@ -292,6 +292,19 @@ class EnsembleRun:
 def _renamed(step: PlannedStep, response: InferResponse) -> Tensors:
     given = {tensor.name: tensor for tensor in response.outputs}
     return {tensor: given.get(name) for name, tensor in step.outputs.items()}
+
+
+def worded(reason: Error, text: str) -> Error:
+    """The same error in other words; what else it carries stays."""
+    # Not by its constructor, which may want something else than a text.
+    other = type(reason).__new__(type(reason), text)
+    other.__dict__.update(reason.__dict__)
+    return other
+
+
+def _of_step(name: str, reason: Error) -> Error:
+    """The same error, naming the step that it came from unless it does so itself."""
+    return reason if f"'{name}'" in str(reason) else worded(reason, f"{reason} (step '{name}')")
 
 
 def _fed(feed: Feed, tensor: WireTensor | None) -> WireTensor | None:

@@ -14,6 +14,7 @@ from enginehouse.errors import (
     EngineFailed,
     Error,
     InvalidInput,
+    MissingExtra,
     NotReady,
     NotSupported,
     Overloaded,
@@ -140,6 +141,16 @@ def test_a_step_that_fails_ends_the_others_and_the_error_names_the_ensemble() ->
     assert bench.steps.cancelled == [waiting]
     assert bench.is_empty()
     assert bench.model.statistics.failures["BACKEND"] == 1
+
+
+def test_an_error_that_does_not_name_its_step_is_told_with_the_name_and_stays_what_it_is() -> None:
+    bench = diamond()
+    bench.ask()
+    bench.steps.call("a").answer(y=[5])
+    problem = MissingExtra("openvino", "openvino", "running it")
+    bench.steps.call("c").finish(problem)
+    assert type(bench.error()) is MissingExtra
+    assert str(bench.error()) == f"in ensemble 'e', {problem} (step 'c')"
 
 
 def test_what_an_error_carries_besides_its_text_stays() -> None:
