@@ -17,6 +17,7 @@ from pathlib import Path
 from enginehouse.channel import Channel, Message, Words, words_from_error
 from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_options import EngineOptions, SessionOptions
+from enginehouse.memory_return import return_large_blocks, return_memory
 from enginehouse.open_engine import open_engine
 from enginehouse.tensor import Tensors, TensorSpec
 
@@ -78,8 +79,9 @@ def serve_engine(channel: Channel, task: Words) -> None:
 
 
 def engine_from_task(task: Words) -> Engine:
-    """Open what `process_engine.engine_task` describes; raises as `open_engine`."""
-    return open_engine(
+    """Open what `process_engine.engine_task` describes, and keep none of what that took; raises as `open_engine`."""
+    return_large_blocks()
+    engine = open_engine(
         Path(task["path"]),
         task["platform"],
         task["threads"],
@@ -87,6 +89,8 @@ def engine_from_task(task: Words) -> Engine:
         task["settings"],
         EngineOptions(**{**task["options"], "session": SessionOptions(**task["options"]["session"])}),
     )
+    return_memory()
+    return engine
 
 
 def words_from_engine(engine: Engine) -> Words:

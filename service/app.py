@@ -14,6 +14,7 @@ from enginehouse.available_memory import available_memory
 from enginehouse.config_completion import Completion
 from enginehouse.errors import NotReady
 from enginehouse.meeting_place import MeetingPlace
+from enginehouse.memory_return import return_large_blocks
 from enginehouse.onnxruntime_engine import check_one_distribution
 from service.backend_config import max_batch_sizes_from_flags
 from service.client_memory.shared_memory import SharedMemory
@@ -31,7 +32,6 @@ from service.loading.lifecycle import Lifecycle
 from service.loading.load_threads import LoadThreads
 from service.loading.loader import VersionLoader
 from service.loading.memory_estimate import MemoryBudget
-from service.loading.memory_return import return_large_blocks
 from service.loading.model_control import ModelControl
 from service.loading.repositories import open_repositories
 from service.metrics.cpu_meter import CpuMeter

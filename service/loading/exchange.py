@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from enginehouse.errors import InvalidInput
+from enginehouse.memory_return import return_memory
 from enginehouse.model_config import versions_to_serve
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.loaded import LoadedVersion
 from service.loading.assembly import Surroundings, serve_version
 from service.loading.load_threads import LoadThreads
 from service.loading.loader import VersionLoader
-from service.loading.memory_return import return_memory
 from service.loading.opening import close_all
 from service.registry import LOADING, READY, UNAVAILABLE, UNLOADING, Registry
 from service.served import Served

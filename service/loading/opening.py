@@ -9,11 +9,11 @@ from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.evidence import EngineRecord
 from enginehouse.meeting_place import MeetingPlace
+from enginehouse.memory_return import return_memory
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from service.loading.engine_doors import Opening, acquaint, instances_elsewhere, open_instance
 from service.loading.golden import check_golden
-from service.loading.memory_return import return_memory
 
 _LARGE_BYTES = 1 << 24
 

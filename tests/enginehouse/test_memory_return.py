@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from service.loading.memory_return import LARGE_BLOCK_BYTES
+from enginehouse.memory_return import LARGE_BLOCK_BYTES
 
 SCRIPT = """
 import ctypes, threading
-from service.loading.memory_return import return_large_blocks, return_memory
+from enginehouse.memory_return import return_large_blocks, return_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.memset.restype = ctypes.c_void_p
 libc.malloc.argtypes = [ctypes.c_size_t]
