@@ -192,7 +192,9 @@ def _metrics_listener(settings: Settings, metrics: ServerMetrics) -> HttpListene
     if not settings.allow_metrics:
         return None
     app = create_metrics_application(metrics.render)
-    return HttpListener(app, settings.metrics_address, settings.metrics_port, settings.exit_timeout_secs)
+    return HttpListener(
+        app, settings.metrics_address, settings.metrics_port, settings.exit_timeout_secs, settings.http_max_connections
+    )
 
 
 def _machine(settings: Settings) -> MachineMetrics:
@@ -276,6 +278,8 @@ def _grpc_options(settings: Settings) -> GrpcOptions:
         settings.grpc_max_message_size,
         HeaderPattern(settings.grpc_header_forward_pattern),
         COMPRESSION_LEVELS[settings.grpc_infer_response_compression_level],
+        max_streams=settings.grpc_max_streams,
+        max_connections=settings.grpc_max_connections,
     )
 
 

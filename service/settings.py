@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     http_header_forward_pattern: str = Field(
         "", description="headers in whose name this regular expression is found become parameters of the request"
     )
+    grpc_max_connections: int = Field(4096, gt=0, description="gRPC connections at once; more are closed")
+    grpc_max_streams: int = Field(4096, gt=0, description="streams of all gRPC clients at once; more are UNAVAILABLE")
     grpc_max_message_size: int = Field(2**31 - 1, gt=0, le=2**31 - 1, description="bytes that a gRPC message may have")
     cache_config: tuple[str, ...] = Field(
         (), description="local,size=BYTES keeps answers of models with response_cache { enable: true }"

@@ -17,6 +17,13 @@ from service.shared_port import claim_port
 
 MAX_PENDING_CALLS = 100_000
 
+# Far above what a client has under way at once; beyond it, the protocol makes the client wait.
+MAX_CALLS_OF_A_CONNECTION = 1 << 14
+
+# With calls under way, a client is asked this often whether it is there, and has so long to say so.
+KEEP_ALIVE_SECONDS = 60
+KEEP_ALIVE_ANSWER_SECONDS = 20
+
 
 class GrpcListener:
     """Listens once it is started; a port that is shared with other servers takes no connection before.
@@ -34,6 +41,11 @@ class GrpcListener:
             ("grpc.default_compression_level", options.compression_level),
             ("grpc.so_reuseport", int(is_port_shared)),
             # The library's own limit cancels calls at random; ours says that the queue is full.
+            ("grpc.max_concurrent_streams", MAX_CALLS_OF_A_CONNECTION),
+            ("grpc.max_allowed_incoming_connections", options.max_connections),
+            # A client that is gone without a word, or does not read what comes, does not answer this either.
+            ("grpc.keepalive_time_ms", 1000 * KEEP_ALIVE_SECONDS),
+            ("grpc.keepalive_timeout_ms", 1000 * KEEP_ALIVE_ANSWER_SECONDS),
             ("grpc.server.max_pending_requests", MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING_CALLS),
         ]

@@ -19,6 +19,8 @@ class GrpcOptions:
         max_in_flight: requests of one stream that are not answered yet; more are not read.
         max_unsent_bytes: answers that one stream's client may leave unread before a decoupled request is ended;
             and what its requests and their answers may take before no more are read.
+        max_streams: of `ModelStreamInfer` at once, of all clients; more are refused.
+        max_connections: at once; more are closed.
     """
 
     max_message_bytes: int = 2**31 - 1
@@ -26,3 +28,5 @@ class GrpcOptions:
     compression_level: int = 0
     max_in_flight: int = 1000
     max_unsent_bytes: int = 2**28
+    max_streams: int = 4096
+    max_connections: int = 4096

@@ -8,7 +8,9 @@ as well.
 """
 
 import asyncio
+import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 
 import grpc
@@ -19,11 +21,17 @@ from service.codecs import proto_codec
 from service.codecs.proto_codec import ReplyForm
 from service.grpc.inference import CallHead, parse
 from service.grpc.options import GrpcOptions
+from service.grpc.patience import WritePatience
 from service.request import Admitted, InferRequest, InferResponse
 from service.server import InferenceServer
 from service.status import status_of
 
 FINAL = "triton_final_response"
+
+# What a client may take to hear that its stream is over.
+END_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
 
 # A client that sends this header wants the first failure to end the stream with its status.
 GRPC_ERROR_HEADER = "triton_grpc_error"
@@ -35,12 +43,20 @@ class ModelStreamInfer:
     def __init__(self, server: InferenceServer, options: GrpcOptions) -> None:
         self._server = server
         self._options = options
+        self._open = 0
 
     def handler(self) -> grpc.RpcMethodHandler:
         return grpc.stream_stream_rpc_method_handler(self._call)
 
     async def _call(self, _requests: object, context: grpc.aio.ServicerContext) -> None:
-        await InferStream(self._server, context, self._options).run()
+        if self._open >= self._options.max_streams:
+            problem = Overloaded(f"{self._open} streams are open; --grpc-max-streams allows no more. End one first.")
+            await context.abort(status_of(problem).grpc, str(problem))
+        self._open += 1
+        try:
+            await InferStream(self._server, context, self._options).run()
+        finally:
+            self._open -= 1
 
 
 class InferStream:
@@ -61,9 +77,35 @@ class InferStream:
         self._room = asyncio.Event()
         self._failure: Error | None = None
         self._wake = asyncio.Event()
+        self._patience = WritePatience()
 
     async def run(self) -> None:
         """Read and answer until the client has sent its last request and each was answered."""
+        running = asyncio.current_task()
+        assert running is not None
+        self._patience.start(running)
+        try:
+            await self._run()
+        except asyncio.CancelledError:
+            if not self._patience.is_over:
+                raise
+            running.uncancel()
+            await self._end_unread()
+        finally:
+            self._patience.stop()
+
+    async def _end_unread(self) -> None:
+        """Tell a client that does not read; it hears so behind what it has left unread."""
+        problem = Overloaded(f"the client left a response unread for {self._patience.stall_seconds:g} seconds.")
+        _log.warning("a stream of %s is ended: %s", self._context.peer(), problem)
+        self._unsent.clear()
+        # Where it never reads, this would wait for ever for what it has said already.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._context.abort(status_of(problem).grpc, str(problem))
+        raise asyncio.CancelledError
+
+    async def _run(self) -> None:
         reading = asyncio.create_task(self._read())
         reading.add_done_callback(lambda _: self._wake.set())
         try:
@@ -114,11 +156,13 @@ class InferStream:
     async def _send(self) -> None:
         while self._unsent:
             data, frees_slot = self._unsent.popleft()
+            self._patience.begin(len(data))
             try:
                 await self._context.write(data)
             except grpc.aio.InternalError as problem:
                 # The caller left in the middle of an answer, which is no fault of ours to be logged.
                 raise asyncio.CancelledError from problem
+            self._patience.end()
             self._unsent_bytes -= len(data)
             self._room.set()
             if frees_slot:

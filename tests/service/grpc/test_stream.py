@@ -308,3 +308,103 @@ async def test_many_streams_at_once_get_their_own_answers(serve: Serve) -> None:
     for one, batch in enumerate(answers):
         numbers = [100 * one + number for number in range(20)]
         assert batch == [(str(number), [number], True) for number in numbers]
+
+
+async def hear(call: Any, heard: list[bytes]) -> None:
+    async for message in call:
+        heard.append(message)
+
+
+async def test_a_client_who_reads_nothing_is_told_behind_what_it_left_unread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.grpc.patience.WRITE_STALL_SECONDS", 0.3)
+    monkeypatch.setattr("service.grpc.patience.MIN_BYTES_PER_SECOND", 1 << 30)
+    monkeypatch.setattr("service.grpc.stream.END_SECONDS", 0.2)
+    served = await serve()
+    large = [0.0] * 500_000
+
+    def flood(asked: Asked) -> None:
+        for _ in range(50):
+            asked.emit(*large)
+
+    served.decoupled.react = flood
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}", options=UNLIMITED) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+        await call.write(ModelInferRequest(model_name="decoupled").SerializeToString())
+        await until(lambda: bool(served.decoupled.asked) and served.decoupled.asked[0].is_cancelled)
+        await until(lambda: "left a response unread" in caplog.text)
+        await asyncio.sleep(0.5)
+        heard: list[bytes] = []
+        with pytest.raises(grpc.aio.AioRpcError, match=r"left a response unread for 0\.3 seconds") as ended:
+            await hear(call, heard)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert 0 < len(heard) < 50
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_client_who_reads_slowly_hears_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.grpc.patience.WRITE_STALL_SECONDS", 0.5)
+    monkeypatch.setattr("service.grpc.patience.MIN_BYTES_PER_SECOND", 1 << 30)
+    served = await serve()
+    large = [0.0] * 200_000
+
+    def much(asked: Asked) -> None:
+        for _ in range(12):
+            asked.emit(*large)
+        asked.answer()
+
+    served.decoupled.react = much
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}", options=UNLIMITED) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")()
+        await call.write(ModelInferRequest(model_name="decoupled").SerializeToString())
+        await call.done_writing()
+        count = 0
+        async for _ in call:
+            count += 1
+            await asyncio.sleep(0.1)
+    assert count == 12
+
+
+UNLIMITED = [("grpc.max_receive_message_length", -1)]
+
+
+async def test_no_more_streams_are_open_than_may_be(serve: Serve) -> None:
+    served = await serve(max_streams=2)
+    served.plain.react = lambda asked: asked.answer(1)
+    message = ModelInferRequest(model_name="plain").SerializeToString()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        open_stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        held = [open_stream() for _ in range(2)]
+        for call in held:
+            await call.write(message)
+            assert await call.read()
+        with pytest.raises(grpc.aio.AioRpcError, match="--grpc-max-streams") as refused:
+            await open_stream().read()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        await held[0].done_writing()
+        assert await held[0].code() is grpc.StatusCode.OK
+        again = open_stream()
+        await again.write(message)
+        assert await again.read()
+        for call in (held[1], again):
+            call.cancel()
+
+
+async def test_no_more_connections_are_open_than_may_be(serve: Serve) -> None:
+    served = await serve(max_connections=2)
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+    peers = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(preface)
+        assert await asyncio.wait_for(reader.readexactly(9), 10)
+        peers.append(writer)
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    try:
+        writer.write(preface)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    except ConnectionResetError:
+        pass
+    for one in (*peers, writer):
+        one.close()
