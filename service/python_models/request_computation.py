@@ -144,19 +144,25 @@ class _Reception:
     def _tell(self, reply: Reply) -> None:
         """Pass on a response that is not the last one; a caller who takes only one gets it with the end."""
         came_at = time.monotonic()
+        outputs: tuple[WireTensor, ...] = ()
+        problem = reply.error
         try:
             outputs = self._outputs(reply)
-        except Error as problem:
+        except Error as found:
+            problem = found
+        if problem is not None:
             self._problem = problem
             self._note("fail", came_at, 0.0)
+            reply.taken()
             return
         self._note("success", came_at, time.monotonic() - came_at)
         self._count += 1
         if self.pending.request.emit is None:
             self._only = outputs
+            reply.taken()
             return
         response = self._response(outputs, reply)
-        self._computation.clock.call_soon_threadsafe(_emit, self.pending, response)
+        self._computation.clock.call_soon_threadsafe(_emit, self.pending, response, reply.taken)
 
     def _answer(self, last: Reply, execution: Execution) -> Answer:
         begun = time.monotonic()
@@ -221,15 +227,17 @@ class _Reception:
         )
 
 
-def _emit(pending: Pending, response: InferResponse) -> None:
+def _emit(pending: Pending, response: InferResponse, taken: Callable[[], None]) -> None:
+    """Pass a response on, if anybody still waits for it; only then may the model send more than a few others."""
     emit = pending.request.emit
-    if pending.is_settled or emit is None:
-        return
     try:
-        emit(response)
+        if emit is not None and not pending.is_settled:
+            emit(response)
     except Exception:
         # A closed transport may raise anything; the answer has nobody to go to.
         _log.exception("the caller of model '%s' could not take a response", response.model_name)
+    finally:
+        taken()
 
 
 def _position(position: SequencePosition | None) -> Position | None:
