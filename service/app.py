@@ -39,6 +39,7 @@ from service.metrics.gpu_meter import open_gpu_meter
 from service.metrics.machine_metrics import MachineMetrics
 from service.metrics.metrics import ServerMetrics
 from service.metrics.metrics_options import options_from_flags
+from service.python_models.model_calls import ModelCalls
 from service.registry import Registry
 from service.response_cache import ResponseCache, capacity_from_flags
 from service.scheduling.rate_limiter import RateLimiter, limit_from_text
@@ -78,6 +79,7 @@ class Service:
             _memory_budget(settings),
             settings.model_config_name,
             None if settings.shared_engines is None else MeetingPlace(settings.shared_engines),
+            ModelCalls(clock, lambda request, settle: self.server.infer(request, settle)).ask,
         )
         self._settings = settings
         self._controls = _controls(settings, clock)

@@ -15,6 +15,7 @@ from enginehouse.hardware import this_hardware
 from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import read_config, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
+from enginehouse.python_engine import Ask
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine
 from service.codecs.classification import read_labels
 from service.ensembles.ensemble_rules import complete_ensemble, is_ensemble
@@ -69,6 +70,7 @@ class VersionLoader:
         budget: lets a load begin only if there is memory for it.
         config_name: of the configuration to use where a model has several; empty for `config.pbtxt`.
         meeting_place: where servers of this machine find engines that they share.
+        ask: lets a Python model ask other models while it is warmed up; None where there are none.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class VersionLoader:
         budget: MemoryBudget | None = None,
         config_name: str = "",
         meeting_place: MeetingPlace | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.repository = repository
         self._budget = budget or MemoryBudget(lambda: None, None)
         self._config_name = config_name
         self._meeting_place = meeting_place
+        self._ask = ask
         self._completion = completion
         self._on_golden_failure = on_golden_failure
 
@@ -154,7 +158,7 @@ class VersionLoader:
         directory = self.repository.version_directory(config.name, version)
         loaded = LoadedVersion(config, version, directory, engines, 0.0, degraded, note, records, labels)
         try:
-            warm_up(loaded)
+            warm_up(loaded, self._ask)
         except BaseException:
             close_all(engines)
             raise

@@ -1,66 +1,137 @@
 """Runs of an engine before its model is ready, on samples that the configuration describes (`model_warmup`)."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Semaphore
 
 import numpy as np
 
 from enginehouse.dtype import Array, DType, array_from_bytes, bytes_from_array, dtype_from_config_name
+from enginehouse.engine import Engine
 from enginehouse.errors import Error, InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelWarmup
+from enginehouse.python_engine import Ask, Job, PythonEngine, Reply
+from enginehouse.python_model import Position
 from enginehouse.ragged_config import derived_from_config
+from enginehouse.sequence_config import controls_from_config
 from enginehouse.tensor import Tensors, TensorSpec
 from service.admission import Admission
 from service.loaded import LoadedVersion
-from service.request import InferRequest, WireTensor
+from service.request import InferRequest, SequencePosition, WireTensor
 from service.scheduling.ragged import BatchInputs
 from service.scheduling.rows import Layout, join
+from service.sequences.sequence_computation import control_array
 from service.served_model import layout_from_config
 
 FOLDER = "warmup"
 _TEXT_LENGTH = 8
+# A sample for a Python model is a whole sequence, and one that no client has.
+_ALONE = SequencePosition(0, is_start=True, is_end=True)
 
 
-def warm_up(loaded: LoadedVersion) -> None:
+@dataclass(slots=True, frozen=True)
+class _Sample:
+    """What so many clients would each have sent, and what only the server gives for a sequence."""
+
+    request: InferRequest
+    rows: int
+    unsent: dict[str, WireTensor]
+
+
+def warm_up(loaded: LoadedVersion, ask: Ask | None = None) -> None:
     """Run every sample on every engine, as often as it says.
 
+    Args:
+        loaded: what is to be warm before it serves.
+        ask: lets a Python model ask the models that are ready already.
+
     Raises:
-        InvalidInput: a sample that the model cannot take.
-        NotSupported: the engine takes requests, not tensors.
-        EngineFailed: the engine failed on a sample.
+        Error: a sample that the model cannot take, or that it fails on; the text names the sample.
     """
-    for sample in loaded.config.model_warmup:
+    for engine in loaded.engines:
+        if ask is not None and isinstance(engine, PythonEngine):
+            engine.connect(ask)
+    for given in loaded.config.model_warmup:
         try:
-            if not all(hasattr(engine, "run") for engine in loaded.engines):
-                raise NotSupported("the model takes requests, not tensors; let its own start warm it up.")
-            feeds = _feeds(sample, loaded)
+            sample = _sample(given, loaded)
             for engine in loaded.engines:
-                for _ in range(max(1, sample.count)):
-                    engine.run(feeds)
+                for _ in range(max(1, given.count)):
+                    _run(engine, sample, loaded)
         except Error as problem:
-            raise type(problem)(f"model_warmup '{sample.name}': {problem}") from problem
+            raise type(problem)(f"model_warmup '{given.name}': {problem}") from problem
 
 
-def _feeds(sample: ModelWarmup, loaded: LoadedVersion) -> Tensors:
-    """What the engine is fed: as if `batch_size` clients had each sent the sample, joined to one batch.
+def _run(engine: Engine, sample: _Sample, loaded: LoadedVersion) -> None:
+    if isinstance(engine, PythonEngine):
+        _ask_together(engine, sample, loaded)
+    elif hasattr(engine, "run"):
+        engine.run(_feeds(sample, loaded))
+    else:
+        raise NotSupported("the model takes requests, not tensors; let its own start warm it up.")
 
-    A sample of a sequence may also hold what no client sends, controls and states; what it leaves out is zero.
-    """
+
+def _ask_together(engine: PythonEngine, sample: _Sample, loaded: LoadedVersion) -> None:
+    """Ask a Python model as so many clients would, and wait until each has its last response."""
+    layout = layout_from_config(loaded.config)
+    is_sequence = loaded.config.HasField("sequence_batching")
+    ended = Semaphore(0)
+    problems: list[Error] = []
+
+    def take(reply: Reply) -> None:
+        if reply.error is not None:
+            problems.append(reply.error)
+        reply.taken()
+        if reply.is_last:
+            ended.release()
+
+    job = Job(
+        feeds={**join([sample.request], layout), **_controls(sample, loaded)},
+        on_reply=take,
+        outputs=[spec.name for spec in layout.outputs],
+        sequence=Position(_ALONE.id, _ALONE.is_start, _ALONE.is_end) if is_sequence else None,
+    )
+    engine.execute([job] * sample.rows)
+    for _ in range(sample.rows):
+        ended.acquire()
+    if problems:
+        raise problems[0]
+
+
+def _controls(sample: _Sample, loaded: LoadedVersion) -> Tensors:
+    """What the server says of the place in the sequence; the sample may say something else."""
     config = loaded.config
-    rows = sample.batch_size or 1
+    if not config.HasField("sequence_batching"):
+        return {}
+    arrays = {one.name: control_array(one, [_ALONE], config.max_batch_size > 0) for one in controls_from_config(config)}
+    given = {name: array_from_bytes(one.data, one.dtype, tuple(one.shape)) for name, one in sample.unsent.items()}
+    return {**arrays, **given}
+
+
+def _sample(given: ModelWarmup, loaded: LoadedVersion) -> _Sample:
+    """Check a sample as a client's request; it may hold what no client sends, controls and states of a sequence."""
+    config = loaded.config
+    rows = given.batch_size or 1
     if rows > max(1, config.max_batch_size):
         raise InvalidInput(f"batch_size is {rows}; max_batch_size is {config.max_batch_size}.")
     layout = layout_from_config(config)
     folder = loaded.directory.parent / FOLDER
-    tensors = {name: _tensor(name, sample.inputs[name], layout, folder) for name in sample.inputs}
     unsent = _unsent(loaded, layout)
+    tensors = {name: _tensor(name, given.inputs[name], layout, folder) for name in given.inputs}
     request = InferRequest(config.name, "", tuple(tensor for name, tensor in tensors.items() if name not in unsent))
     Admission(config.name, layout, config.max_batch_size).check(request)
-    requests = [request] * rows
+    return _Sample(request, rows, {name: tensor for name, tensor in tensors.items() if name in unsent})
+
+
+def _feeds(sample: _Sample, loaded: LoadedVersion) -> Tensors:
+    """What the engine is fed: the requests of all clients joined to one batch; what is not given is zero."""
+    layout = layout_from_config(loaded.config)
+    unsent = _unsent(loaded, layout)
+    requests = [sample.request] * sample.rows
     return {
-        **{name: _unsent_array(spec, tensors.get(name), rows) for name, spec in unsent.items()},
+        **{name: _unsent_array(spec, sample.unsent.get(name), sample.rows) for name, spec in unsent.items()},
         **join(requests, layout),
-        **BatchInputs(derived_from_config(config))(requests),
+        **BatchInputs(derived_from_config(loaded.config))(requests),
     }
 
 

@@ -11,7 +11,7 @@ from service.scheduling.queue import Pending
 from service.scheduling.scheduler import Hooks, MakeScheduler
 
 # Requests that a model may keep open at once; each may hold memory in its process.
-DEFAULT_LIMIT = 1024
+MAX_OPEN_REQUESTS = 1024
 
 
 class OpenRequests:
@@ -22,7 +22,7 @@ class OpenRequests:
         limit: requests that may be open; beyond it new ones are refused.
     """
 
-    def __init__(self, make_scheduler: MakeScheduler, clock: Clock, hooks: Hooks, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, make_scheduler: MakeScheduler, clock: Clock, hooks: Hooks, limit: int = MAX_OPEN_REQUESTS) -> None:
         self._inner = make_scheduler(clock, Hooks(self._settle, hooks.on_leave))
         self._hooks = hooks
         self._limit = limit
