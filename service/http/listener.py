@@ -1,6 +1,7 @@
 """A uvicorn server on the loop of the program, which leaves the signals to it."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ from service.http.door import Door
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
 from service.shared_port import claim_port
 
+MARGIN_SECONDS = 0.2
 _BACKLOG = 2048
+
+_log = logging.getLogger(__name__)
 
 
 class HttpListener:
@@ -52,6 +56,7 @@ class HttpListener:
             proxy_headers=False,
             timeout_graceful_shutdown=max(1, round(grace_seconds)),
         )
+        self._grace_seconds: int = config.timeout_graceful_shutdown or 1
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
 
@@ -63,9 +68,21 @@ class HttpListener:
         """Take no new connection, let requests in flight end within the grace."""
         self._server.should_exit = True
         if self._serving is not None:
+            # A little before uvicorn would cancel what they asked, and call that an error.
+            dropping = asyncio.get_running_loop().call_later(self._grace_seconds - MARGIN_SECONDS, self._drop_rest)
             await self._serving
+            dropping.cancel()
         self._socket.close()
         self._departures.close()
+
+    def _drop_rest(self) -> None:
+        left = list(self._server.server_state.connections)
+        if left:
+            _log.warning(
+                "%d connections were not done within %d seconds and are dropped", len(left), self._grace_seconds
+            )
+        for connection in left:
+            connection.transport.abort()
 
 
 class _Server(uvicorn.Server):
