@@ -80,13 +80,13 @@ def test_a_stream_without_end_takes_no_more_than_its_beginning(service: RunningS
     (child,) = children(service, "endless")
     heard: queue.Queue[Any] = queue.Queue()
     with triton_grpc.InferenceServerClient(f"127.0.0.1:{service.grpc_port}") as client:
-        client.start_stream(lambda _result, error: heard.put(error))
+        client.start_stream(lambda result, error: heard.put((result, error)))
         client.async_stream_infer("endless", [seven()])
         for _ in range(500):
-            assert heard.get(timeout=30) is None
+            assert heard.get(timeout=30)[1] is None
         before = memory(child)
         for _ in range(5000):
-            assert heard.get(timeout=30) is None
+            assert heard.get(timeout=30)[1] is None
         assert memory(child) < before + 8_000_000
         assert descriptors(child) < 100
         assert descriptors(service.process.pid) < 150
