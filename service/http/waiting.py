@@ -14,6 +14,7 @@ from service.server import InferenceServer
 
 # Answers that wait for a caller who reads slower than its model writes.
 MAX_UNREAD = 1024
+MAX_UNREAD_BYTES = 1 << 26
 
 
 async def answer_of(server: InferenceServer, request: InferRequest, http_request: Request) -> InferResponse | Error:
@@ -35,6 +36,7 @@ class Answers:
 
     def __init__(self, server: InferenceServer, request: InferRequest) -> None:
         self._unread: deque[InferResponse | Error] = deque()
+        self._unread_bytes = 0
         self._arrived = asyncio.Event()
         self._is_last = False
         self._is_too_slow = False
@@ -58,7 +60,10 @@ class Answers:
             except asyncio.CancelledError:
                 self.leave()
                 raise
-        return self._unread.popleft()
+        answer = self._unread.popleft()
+        if isinstance(answer, InferResponse):
+            self._unread_bytes -= _size(answer)
+        return answer
 
     def leave(self) -> None:
         """Nobody reads any more."""
@@ -68,13 +73,19 @@ class Answers:
     def _add(self, answer: InferResponse) -> None:
         if self._is_last:
             return
-        if len(self._unread) >= MAX_UNREAD:
+        size = _size(answer)
+        if len(self._unread) >= MAX_UNREAD or (self._unread and self._unread_bytes + size > MAX_UNREAD_BYTES):
             self.leave()
             self._is_too_slow = True
-            self._settle(Overloaded(f"{MAX_UNREAD} answers wait to be read; read faster, or ask for fewer."))
+            self._settle(Overloaded(f"{len(self._unread)} answers wait to be read; read faster, or ask for fewer."))
             return
-        self._unread.append(answer)
+        self._append(answer)
         self._arrived.set()
+
+    def _append(self, answer: InferResponse | Error) -> None:
+        self._unread.append(answer)
+        if isinstance(answer, InferResponse):
+            self._unread_bytes += _size(answer)
 
     def _take_last(self, answer: InferResponse | Error) -> None:
         # Each knows the other; without this, both would wait for the garbage collector.
@@ -86,9 +97,13 @@ class Answers:
             return
         # The end of a decoupled model says nothing more; the end of any other is its answer.
         if isinstance(answer, Error) or answer.outputs:
-            self._unread.append(answer)
+            self._append(answer)
         self._is_last = True
         self._arrived.set()
+
+
+def _size(answer: InferResponse) -> int:
+    return sum(len(wire.data) for wire in answer.outputs)
 
 
 @contextmanager

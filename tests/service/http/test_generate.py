@@ -151,6 +151,17 @@ async def test_more_answers_than_anybody_reads_end_the_request(house: House) -> 
     assert model.left.is_set()
 
 
+async def test_large_answers_that_nobody_reads_end_the_request_sooner(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.http.waiting.MAX_UNREAD_BYTES", 10_000)
+    model = house.serve(often(*["a" * 3000] * 9), is_decoupled=True)
+    found = events(await house.ask("generate_stream", BODY))
+    assert len(found) == 4
+    assert "3 answers wait to be read" in found[-1]["error"]
+    assert model.left.is_set()
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
