@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from enginehouse.errors import InvalidInput
 from service.request import InferRequest, Parameter, SequencePosition
 
-RESERVED_PARAMETERS = frozenset(("priority", "timeout", "sequence_id", "sequence_start", "sequence_end"))
+SEQUENCE_PARAMETERS = frozenset(("sequence_id", "sequence_start", "sequence_end"))
+RESERVED_PARAMETERS = SEQUENCE_PARAMETERS | {"priority", "timeout"}
 
 MAX_TEXT_ID_BYTES = 128
 _MAX_WHOLE = 2**64 - 1
@@ -28,7 +29,7 @@ def take_reserved(request: InferRequest) -> None:
         return
     priority = _whole(given, "priority", "a level, a whole number from 0", request.priority)
     timeout = _whole(given, "timeout", "microseconds, a whole number from 0", None)
-    sequence = _sequence(given)
+    sequence = sequence_of(given)
     request.priority = priority or 0
     if timeout is not None:
         request.timeout_seconds = timeout / 1e6
@@ -45,7 +46,8 @@ def _whole(given: Mapping[str, Parameter], name: str, expected: str, default: in
     return value
 
 
-def _sequence(given: Mapping[str, Parameter]) -> SequencePosition | None:
+def sequence_of(given: Mapping[str, Parameter]) -> SequencePosition | None:
+    """The place in a sequence that parameters name; None for none. Raises `InvalidInput` as `take_reserved` does."""
     is_start = _flag(given, "sequence_start")
     is_end = _flag(given, "sequence_end")
     sequence_id = given.get("sequence_id", 0)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, NotSupported, Overloaded
@@ -14,7 +14,16 @@ from service.ensembles.ensemble_plan import EnsemblePlan
 from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey, worded
 from service.ensembles.entry_line import EntryLine
 from service.loaded import LoadedVersion
-from service.request import Admitted, Infer, InferRequest, InferResponse, Settle, Timings, WireTensor
+from service.request import (
+    Admitted,
+    Infer,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    Settle,
+    Timings,
+    WireTensor,
+)
 from service.reserved_parameters import take_reserved
 from service.scheduling.computation import Execution
 from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, deliver
@@ -225,9 +234,9 @@ class _Visit:
             self._model.leave(self)
             self.end(reason)
 
-    def answer(self, outputs: tuple[WireTensor, ...]) -> None:
+    def answer(self, outputs: tuple[WireTensor, ...], parameters: Mapping[str, Parameter]) -> None:
         """Take a complete set of outputs: the only one, or one of those that a decoupled ensemble gives."""
-        response = self._response(outputs)
+        response = self._response(outputs, parameters)
         emit = self.request.emit
         if emit is not None and self.plan.is_decoupled:
             deliver(lambda _: emit(response), response, self._model.name)
@@ -241,11 +250,11 @@ class _Visit:
             return
         self._is_answered = True
         if reason is None:
-            self._model.succeed(self, self._response(()))
+            self._model.succeed(self, self._response((), {}))
         else:
             self._model.fail(self, reason if isinstance(reason, Cancelled) else _inside(self._model.name, reason))
 
-    def _response(self, outputs: tuple[WireTensor, ...]) -> InferResponse:
+    def _response(self, outputs: tuple[WireTensor, ...], parameters: Mapping[str, Parameter]) -> InferResponse:
         assert self.run is not None
         spent = self.run.spent
         request = self.request
@@ -257,7 +266,7 @@ class _Visit:
             compute_output=spent.compute_output,
             batch_rows=self.rows,
         )
-        return InferResponse(self._model.name, self._model.version, request.id, outputs, timings)
+        return InferResponse(self._model.name, self._model.version, request.id, outputs, timings, parameters)
 
 
 def _inside(ensemble: str, reason: Error) -> Error:

@@ -6,11 +6,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, Overloaded
+from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, InvalidInput, Overloaded
 from service.clock import Clock
 from service.ensembles.ensemble_plan import EnsemblePlan, PlannedStep, Route
 from service.ensembles.ensemble_tensors import Feed
-from service.request import Admitted, Infer, InferRequest, InferResponse, Timings, WireTensor
+from service.request import (
+    Admitted,
+    Infer,
+    InferRequest,
+    InferResponse,
+    Parameter,
+    SequencePosition,
+    Timings,
+    WireTensor,
+)
+from service.reserved_parameters import SEQUENCE_PARAMETERS, sequence_of
 
 # Answers of a decoupled step that may wait for the steps behind it: more than any stream of words, less than a flood.
 MAX_WAITING_ANSWERS = 10_000
@@ -45,26 +55,30 @@ class Journey:
     """Whom a run reports to.
 
     Attributes:
-        answer: takes each set of outputs that is complete.
+        answer: takes each set of outputs that is complete, and what is said besides.
         end: takes the reason why there are no more; None if all went well. Called once.
         gone: called once, when no step is at work for this request any more; after `end`.
     """
 
-    answer: Callable[[tuple[WireTensor, ...]], None]
+    answer: Callable[[tuple[WireTensor, ...], Mapping[str, Parameter]], None]
     end: Callable[[Error | None], None]
     gone: Callable[[], None]
 
 
 class _Scope:
-    """Tensors that belong together: those of the request, or those that follow from one answer of a decoupled step."""
+    """Tensors that belong together: those of the request, or those that follow from one answer of a decoupled step.
 
-    __slots__ = ("number", "order", "started", "tensors", "uses")
+    `sequences` holds, by tensor, the sequence of what is made of it, where a step said so.
+    """
+
+    __slots__ = ("number", "order", "sequences", "started", "tensors", "uses")
 
     def __init__(self, number: int, order: int, uses: Mapping[str, int]) -> None:
         self.number = number
         self.order = order
         self.tensors: dict[str, WireTensor | None] = {}
         self.uses = dict(uses)
+        self.sequences: dict[str, SequencePosition | None] = {}
         self.started: set[int] = set()
 
     def use(self, name: str) -> WireTensor | None:
@@ -74,13 +88,14 @@ class _Scope:
 
 
 class _Call:
-    """One execution of a step."""
+    """One execution of a step; `told` holds its sequence, where a step before it said so."""
 
-    __slots__ = ("admitted", "position", "scope")
+    __slots__ = ("admitted", "position", "scope", "told")
 
-    def __init__(self, scope: _Scope, position: int) -> None:
+    def __init__(self, scope: _Scope, position: int, told: list[SequencePosition | None]) -> None:
         self.scope = scope
         self.position = position
+        self.told = told
         self.admitted: Admitted | None = None
 
 
@@ -120,7 +135,7 @@ class EnsembleRun:
         self._busy: Counter[int] = Counter()
         self._waiting: dict[int, deque[_Scope]] = {}
         self._opened = 0
-        self._answers: dict[int, tuple[WireTensor, ...]] = {}
+        self._answers: dict[int, tuple[tuple[WireTensor, ...], Mapping[str, Parameter]]] = {}
         self._next_answer = 0
 
     def begin(self, optional: Iterable[str] = ()) -> None:
@@ -199,7 +214,8 @@ class EnsembleRun:
             self.stop(DeadlineExceeded("Request timeout expired before all steps had run."))
         if self._is_over:
             return
-        call = _Call(scope, position)
+        told = [scope.sequences[name] for name in self._plan.steps[position].tensors if name in scope.sequences]
+        call = _Call(scope, position, told[:1])
         self._calls.add(call)
         self._busy[position] += 1
         request = self._request(call, self._plan.steps[position], now)
@@ -220,7 +236,7 @@ class EnsembleRun:
             id=own.id,
             parameters=dict(own.parameters),
             priority=own.priority,
-            sequence=own.sequence,
+            sequence=call.told[0] if call.told else own.sequence,
             deadline=own.deadline,
             emit=(lambda answer: self._work(lambda: self._on_emitted(call, answer))) if step.is_decoupled else None,
             received_at=now,
@@ -235,7 +251,23 @@ class EnsembleRun:
         step = self._plan.steps[call.position]
         scope = _Scope(step.opens, self._opened, self._route.uses)
         self._opened += step.opens == self._plan.result_scope
-        self._arrive(scope, _renamed(step, response))
+        self._take(scope, call, response)
+
+    def _take(self, scope: _Scope, call: _Call, response: InferResponse) -> None:
+        """Take the outputs of a step in; what it says of their sequence holds for all that is made of them."""
+        step = self._plan.steps[call.position]
+        tensors = _renamed(step, response)
+        told = call.told
+        if not SEQUENCE_PARAMETERS.isdisjoint(response.parameters):
+            current = call.told[0] if call.told else self.request.sequence
+            try:
+                told = [sequence_of({"sequence_id": current.id if current else 0, **response.parameters})]
+            except InvalidInput as problem:
+                self.stop(EngineFailed(f"the response of step '{step.model_name}' is wrong: {problem}"))
+                return
+        if told:
+            scope.sequences.update(dict.fromkeys(tensors, told[0]))
+        self._arrive(scope, tensors)
 
     def _on_settled(self, call: _Call, answer: InferResponse | Error) -> None:
         self._calls.discard(call)
@@ -248,7 +280,7 @@ class EnsembleRun:
         self.spent = self.spent.plus(answer.timings)
         step = self._plan.steps[call.position]
         if not step.is_decoupled:
-            self._arrive(call.scope, _renamed(step, answer))
+            self._take(call.scope, call, answer)
         elif answer.outputs:
             self._on_emitted(call, answer)
         waiting = self._waiting.get(call.position)
@@ -269,10 +301,11 @@ class EnsembleRun:
         except Error as problem:
             self.stop(problem)
             return
-        self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None)
+        told = next((scope.sequences[name] for name in tensors if name in scope.sequences), None)
+        self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None), _said_of(told)
         while not self._is_over and self._next_answer in self._answers:
             self._next_answer += 1
-            self._journey.answer(self._answers.pop(self._next_answer - 1))
+            self._journey.answer(*self._answers.pop(self._next_answer - 1))
 
     def _end_if_done(self) -> None:
         if self._calls:
@@ -292,6 +325,13 @@ class EnsembleRun:
 def _renamed(step: PlannedStep, response: InferResponse) -> Tensors:
     given = {tensor.name: tensor for tensor in response.outputs}
     return {tensor: given.get(name) for name, tensor in step.outputs.items()}
+
+
+def _said_of(sequence: SequencePosition | None) -> Mapping[str, Parameter]:
+    """What an answer tells of a sequence that a step named."""
+    if sequence is None:
+        return {}
+    return {"sequence_id": sequence.id, "sequence_start": sequence.is_start, "sequence_end": sequence.is_end}
 
 
 def worded(reason: Error, text: str) -> Error:
