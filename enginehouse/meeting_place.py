@@ -66,11 +66,11 @@ class MeetingPlace:
         """Connect to the process that has an engine open; without one, start it.
 
         Raises:
-            EngineFailed: a file of the engine cannot be read.
+            EngineFailed: a file of the engine cannot be read, or the directory not be used.
             NotReady: the process takes no connections.
         """
         name = name_of_engine(task, instance)
-        with locked(self._descriptor):
+        with self._locked():
             connection = self._connect(name)
             if connection is None:
                 self._start(name, task)
@@ -81,9 +81,20 @@ class MeetingPlace:
 
     def is_running(self, task: Task, instance: int) -> bool:
         """Whether a process has an engine open, or opens it now."""
-        with contextlib.suppress(EngineFailed), locked(self._descriptor):
+        with contextlib.suppress(EngineFailed), self._locked():
             return self._is_listening(name_of_engine(task, instance))
         return False
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with locked(self._descriptor):
+                yield
+        except OSError as problem:
+            raise EngineFailed(
+                f"shared engines cannot meet in '{self._directory}': {problem}. If it was removed, "
+                "start the server again."
+            ) from problem
 
     def _refuse_others(self) -> None:
         found = os.fstat(self._descriptor)

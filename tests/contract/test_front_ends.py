@@ -316,6 +316,26 @@ def test_one_that_loads_takes_no_connections_from_one_that_serves(
         wait_until(lambda: ask(sisters, rows) is not None and answered_by(other) > 0)
 
 
+def test_one_that_is_ended_before_its_models_are_loaded_ends_in_order(sisters: Sisters, tmp_path: Path) -> None:
+    sisters.directory.mkdir(mode=0o700)
+    gated = tmp_path / "later" / "gated" / "1"
+    gated.mkdir(parents=True)
+    (gated / "model.py").write_text(GATED)
+    (gated.parent / "config.pbtxt").write_text(GATED_CONFIG)
+    flags = ["--reuse-http-port", "true", "--reuse-grpc-port", "true", "--exit-timeout-secs", "0"]
+    command = [sys.executable, "-m", "service", "--model-repository", str(tmp_path / "later"), *flags]
+    ports = ["--http-port", str(sisters.http_port), "--grpc-port", str(sisters.grpc_port), "--metrics-port", "0"]
+    with subprocess.Popen([*command, *ports], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        wait_until((gated / "knock").exists)
+        for port in (sisters.http_port, sisters.grpc_port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+
+
 def test_a_port_of_one_that_does_not_share_it_is_taken(start_service: StartService, sisters: Sisters) -> None:
     with start_service(sisters.repository, "--shared-engines", str(sisters.directory)) as alone:
         for protocol, taken in (("HTTP", alone.http_port), ("gRPC", alone.grpc_port)):

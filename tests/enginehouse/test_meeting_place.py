@@ -171,6 +171,16 @@ def test_the_process_ends_with_nothing_left_a_while_after_the_last_has_gone(scal
     assert left_in(directory) == []
 
 
+def test_it_is_not_ended_by_what_asks_a_whole_group_of_processes_to_end(scale: Path, directory: Path) -> None:
+    with opened(scale, directory) as engine:
+        pid = pid_of(engine)
+        assert os.getsid(pid) == pid, "the terminal of the server is not its own"
+        for asked_to_end in (signal.SIGTERM, signal.SIGINT):
+            os.kill(pid, asked_to_end)
+        assert answers(engine)
+        assert engine.pid == pid
+
+
 def test_who_comes_back_in_time_finds_the_process(
     scale: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,14 +331,15 @@ def test_an_engine_that_cannot_be_opened_says_why_to_everybody_and_leaves_nothin
 )
 def test_a_stranger_disturbs_nobody(scale: Path, directory: Path, said: bytes) -> None:
     with opened(scale, directory) as engine, socket.socket(socket.AF_UNIX) as stranger:
+        pid = pid_of(engine)
         stranger.connect(socket_in(directory))
         stranger.sendall(said)
         assert answers(engine)
         with opened(scale, directory) as other:
             assert answers(other)
-            assert other.pid == engine.pid
-    pid = pid_of(engine) if engine.pid else 0
-    assert pid == 0
+            assert other.pid == pid
+    wait_until(lambda: is_gone(pid))
+    assert left_in(directory) == []
 
 
 def test_strangers_who_stay_do_not_keep_servers_out(scale: Path, directory: Path) -> None:
@@ -389,6 +400,15 @@ def test_a_directory_that_is_removed_leaves_those_who_met_to_themselves(scale: P
             path.unlink()
         directory.rmdir()
         assert answers(engine)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "was removed, start the server again" in str(engine._worker.absence))
+        with pytest.raises(NotReady, match=r"cannot meet in .*engines': .*No such file.*Send the request again"):
+            engine.run(ones())
+    with opened(scale, directory) as engine:
+        pid = pid_of(engine)
+        for path in directory.iterdir():
+            path.unlink()
+        directory.rmdir()
     wait_until(lambda: is_gone(pid))
 
 

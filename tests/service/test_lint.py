@@ -208,6 +208,16 @@ def test_a_version_can_be_opened_to_be_sure(model: Model, capsys: pytest.Capture
     assert lint(["--open", str(root)]) == 0
 
 
+def test_an_engine_that_servers_share_is_opened_like_any_other(model: Model) -> None:
+    root = model('max_batch_size: 4 parameters { key: "isolation" value { string_value: "shared" } }')
+    (root / "m" / "1" / "model.onnx").write_bytes(make_scale_model(2.0).SerializeToString())
+    assert lint(["--open", str(root)]) == 0
+    assert [finding.standing for finding in findings(root) if finding.what == "parameters['isolation']"] == ["honoured"]
+    (root / "m" / "1" / "model.onnx").write_bytes(b"nonsense")
+    assert lint([str(root)]) == 0
+    assert lint(["--open", str(root)]) == 1
+
+
 def test_the_documentation_shows_what_is_printed(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     model(
         """platform: "onnxruntime_onnx" max_batch_size: 32 dynamic_batching { max_queue_delay_microseconds: 100 }

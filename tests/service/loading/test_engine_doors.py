@@ -1,5 +1,7 @@
 """Where an engine runs is the configuration's word; everything else about it is the same."""
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +13,17 @@ import pytest
 
 from enginehouse.engine import Engine, Killable
 from enginehouse.errors import InvalidInput, NotSupported
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import config_from_text
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
 from enginehouse.process_engine import ProcessEngine
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.python_engine import PythonEngine
-from service.loading.engine_doors import Opening, acquaint, isolation_from_config, open_instance
+from service.loading.engine_doors import Opening, acquaint, instances_elsewhere, isolation_from_config, open_instance
 from service.loading.opening import EngineFile, open_proven
 from tests.service.conftest import make_scale_model
 
 ISOLATED = 'backend: "onnxruntime" parameters { key: "isolation" value { string_value: "process" } }'
-SHARED = ISOLATED.replace('"process"', '"shared"')
 PYTHON = """
 backend: "python"
 input { name: "x" data_type: TYPE_FP32 dims: 2 }
@@ -91,6 +93,34 @@ def test_unknown_isolation_and_decoupled_engines_are_refused(directory: Path) ->
         isolation_from_config(isolated("thread"))
     with pytest.raises(NotSupported, match=r"model_transaction_policy\.decoupled needs a Python model"):
         open_onnx(directory, config_from_text("model_transaction_policy { decoupled: true }", "m"))
+
+
+def test_engines_are_shared_by_those_who_are_told_where_to_meet(directory: Path, tmp_path: Path) -> None:
+    place = MeetingPlace(tmp_path / "engines")
+    (tmp_path / "version").mkdir()
+    path = (directory / "model.onnx").rename(tmp_path / "version" / "model.onnx")
+    opening = Opening(path, "onnxruntime_onnx", 1, CPU_PROVIDER, meeting_place=place)
+    config = isolated("shared")
+    assert instances_elsewhere(config, opening, 2) == 0
+    with opened(open_instance(config, opening, 0), open_instance(config, opening, 0)) as (one, other):
+        assert one.pid == other.pid
+        assert one.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[3, 3]]
+        assert instances_elsewhere(config, opening, 2) == 1
+        with opened(open_instance(config, opening, 1)) as (second,):
+            assert second.pid != one.pid
+            assert instances_elsewhere(config, opening, 2) == 2
+        assert instances_elsewhere(isolated("process"), opening, 2) == 0
+        os.kill(one.pid, signal.SIGKILL)
+
+
+def test_who_is_not_told_where_to_meet_says_what_to_do(directory: Path) -> None:
+    with pytest.raises(
+        InvalidInput, match=r"'isolation' is 'shared', but .* --shared-engines DIRECTORY, or .*'process'"
+    ):
+        open_onnx(directory, isolated("shared"))
+    python = config_from_text(PYTHON + 'parameters { key: "isolation" value { string_value: "shared" } }', "m")
+    with pytest.raises(InvalidInput, match="a Python model cannot be 'shared' by several servers"):
+        isolation_from_config(python)
 
 
 def test_all_instances_of_a_model_step_in_for_each_other_but_not_where_sequences_have_their_states(

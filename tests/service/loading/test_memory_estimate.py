@@ -25,6 +25,10 @@ def test_the_first_engine_takes_the_most_and_each_further_one_what_it_serves_wit
     assert needed_bytes(file(100 * MB, platform="unheard of"), 1) == 200 * MB
 
 
+def test_what_another_server_has_open_takes_nothing_again() -> None:
+    assert needed_bytes(file(100 * MB), 0) == 0
+
+
 def test_what_was_measured_counts_more_than_what_the_file_suggests() -> None:
     assert needed_bytes(file(10 * MB, memory_bytes=500 * MB), 2) == 1000 * MB
 

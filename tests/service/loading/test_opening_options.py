@@ -11,9 +11,11 @@ from enginehouse.engine import Engine
 from enginehouse.engine_options import EngineOptions
 from enginehouse.errors import InvalidInput
 from enginehouse.hardware import this_hardware, usable_cores
+from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import config_from_text
 from enginehouse.repository import Repository
 from service.loading.loader import VersionLoader
+from service.loading.memory_estimate import MemoryBudget
 from service.loading.placement import placement_from_config
 from service.loading.repositories import Repositories
 from tests.service.conftest import make_scale_model
@@ -34,6 +36,28 @@ def load(tmp_path: Path) -> Load:
         return engine
 
     return open_one
+
+
+def test_a_server_without_memory_for_an_engine_can_share_that_of_another(tmp_path: Path) -> None:
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    onnx.save(make_scale_model(2.0), tmp_path / "models" / "m" / "1" / "model.onnx")
+    repositories = Repositories([Repository(tmp_path / "models")])
+    rich, poor = (
+        VersionLoader(
+            repositories,
+            lambda *_: None,
+            budget=MemoryBudget(lambda available=available: available, 1.0),  # type: ignore[misc]
+            meeting_place=MeetingPlace(tmp_path / "engines"),
+        )
+        for available in (10**9, 1)
+    )
+    shared = config_from_text('parameters { key: "isolation" value { string_value: "shared" } }', "m")
+    with pytest.raises(InvalidInput, match="Unload another model"):
+        poor.load(shared, 1)
+    first, second = (loader.load(shared, 1).engines[0] for loader in (rich, poor))
+    assert second.pid == first.pid  # type: ignore[attr-defined]
+    for engine in (first, second):
+        engine.close()
 
 
 def test_an_accelerator_of_the_configuration_is_what_serves(load: Load) -> None:
