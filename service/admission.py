@@ -26,6 +26,7 @@ class Admission:
         self._max_batch_size = max_batch_size
         self._ragged = layout.ragged
         self._optional = layout.optional
+        self._takes_any_bytes = layout.takes_any_bytes
 
     def check(self, request: InferRequest) -> tuple[int, Hashable]:
         """Put the inputs in the model's order; tell the rows, and the key under which requests may share a batch.
@@ -92,8 +93,11 @@ class Admission:
             self._check_text(tensor)
 
     def _check_text(self, tensor: WireTensor) -> None:
-        """A BYTES element that no engine could take must be found here: inside a batch it would fail its mates."""
-        for item in array_from_bytes(tensor.data, tensor.dtype, tensor.shape).ravel().tolist():
+        """A BYTES element that the engine could not take must be found here: inside a batch it would fail its mates."""
+        items = array_from_bytes(tensor.data, tensor.dtype, tensor.shape).ravel().tolist()
+        if self._takes_any_bytes:
+            return
+        for item in items:
             try:
                 item.decode()
             except UnicodeDecodeError as problem:

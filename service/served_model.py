@@ -189,6 +189,7 @@ def layout_from_config(config: ModelConfig) -> Layout:
         ragged=ragged_inputs(config),
         scattered=scattered_outputs(config),
         optional=frozenset(tensor.name for tensor in config.input if tensor.optional),
+        takes_any_bytes=config.backend == "python" or config.HasField("ensemble_scheduling"),
     )
 
 

@@ -1,7 +1,7 @@
 """The gRPC form of an inference: raw or typed contents in, raw contents out, or in memory of the client's."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,8 @@ def _inputs(message: ModelInferRequest, memory: ClientMemory) -> tuple[WireTenso
     slices = [_slice(tensor) for tensor in message.inputs]
     raw = message.raw_input_contents
     sent = slices.count(None)
+    if raw:
+        _refuse_contents(message, slices)
     if raw and len(raw) != sent:
         raise InvalidInput(
             f"raw_input_contents has {len(raw)} entries for {sent} inputs; one for each is expected "
@@ -164,6 +166,15 @@ def _inputs(message: ModelInferRequest, memory: ClientMemory) -> tuple[WireTenso
         _input(tensor, next(left)) if place is None else _input_in_memory(tensor, place, memory)
         for tensor, place in zip(message.inputs, slices, strict=True)
     )
+
+
+def _refuse_contents(message: ModelInferRequest, slices: Sequence[RegionSlice | None]) -> None:
+    for tensor, place in zip(message.inputs, slices, strict=True):
+        if place is None and tensor.HasField("contents"):
+            raise InvalidInput(
+                f"contents field must not be specified when using raw_input_contents for '{tensor.name}' "
+                f"for model '{message.model_name}'."
+            )
 
 
 def _slice(tensor: ModelInferRequest.InferInputTensor) -> RegionSlice | None:
@@ -196,10 +207,6 @@ def _input(tensor: ModelInferRequest.InferInputTensor, raw: bytes | None) -> Wir
     dtype, shape = dtype_from_name(tensor.datatype), _shape(tensor)
     if raw is None:
         return WireTensor(tensor.name, dtype, shape, _bytes_from_contents(tensor, dtype, shape))
-    if tensor.HasField("contents"):
-        raise InvalidInput(
-            f"unexpected explicit tensor data for input '{tensor.name}': binary data was already supplied."
-        )
     return WireTensor(tensor.name, dtype, shape, raw)
 
 

@@ -24,6 +24,7 @@ class Layout:
         ragged: inputs whose requests may differ in shape; they are joined into one flat vector.
         optional: inputs that a request may leave out.
         scattered: outputs that hold the rows of all requests flat, each with the input whose shapes cut them.
+        takes_any_bytes: elements of BYTES need not be UTF-8 text.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -34,6 +35,7 @@ class Layout:
     ragged: frozenset[str] = frozenset()
     scattered: Mapping[str, str] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    takes_any_bytes: bool = False
 
     @property
     def has_fixed_rows(self) -> bool:

@@ -160,7 +160,7 @@ def classification(classes: int) -> ModelInferRequest:
         (typed_request("identity_fp16", "FP16", (1, 3), fp32_contents=[1, 2, 3]), "INVALID_ARGUMENT", "raw_input"),
         (typed_request("identity_int8", "INT8", (1, 3), int_contents=[1, 2, 300]), "INVALID_ARGUMENT", "300"),
         (typed_request("identity_fp32", "FP32", (9, 3), fp32_contents=[0] * 27), "INVALID_ARGUMENT", "batch-size"),
-        (mixed_contents(), "INVALID_ARGUMENT", "binary data was already supplied"),
+        (mixed_contents(), "INVALID_ARGUMENT", "contents field must not be specified when using raw_input_contents"),
         (repeated_output(), "INVALID_ARGUMENT", "more than once"),
         (classification(-1), "INVALID_ARGUMENT", "'classification' of output 'OUTPUT0' is -1"),
     ],

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from enginehouse.dtype import Array
 from tests.conftest import RunningService, StartService
-from tests.contract.triton_repository import write_triton_repository
+from tests.contract.triton_repository import write_eighth, write_others, write_seven
 
 ROWS: Array = np.arange(16, dtype=np.int32).reshape(1, 16)
 ONES: Array = np.ones((1, 16), np.int32)
@@ -29,7 +29,9 @@ ONES: Array = np.ones((1, 16), np.int32)
 @pytest.fixture(scope="module")
 def triton(start_service: StartService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     repository = tmp_path_factory.mktemp("triton") / "models"
-    write_triton_repository(repository)
+    write_seven(repository)
+    write_eighth(repository)
+    write_others(repository)
     flags = ["--id", "triton", "--model-control-mode", "explicit", "--load-model", "*", "--allow-client-shm", "true"]
     with start_service(repository, *flags) as running:
         yield running
@@ -186,6 +188,17 @@ def test_explicit_contents(triton: RunningService, model: str, dtype: str, field
         assert raw == (ROWS + ONES).astype({"INT32": np.int32, "INT8": np.int8}[dtype]).tobytes()
 
 
+def test_contents_beside_raw_contents_are_refused_in_tritons_words(triton: RunningService) -> None:
+    """Also where fewer raw contents than inputs are there: the contents that should not be are told first."""
+    request = service_pb2.ModelInferRequest(model_name="simple", raw_input_contents=[ROWS.tobytes()[:32]])
+    for name in ("INPUT0", "INPUT1"):
+        tensor = request.inputs.add(name=name, datatype="INT32", shape=[1, 16])
+        tensor.contents.int_contents.extend(range(16))
+    words = "contents field must not be specified when using raw_input_contents for 'INPUT0' for model 'simple'"
+    with grpc.insecure_channel(f"127.0.0.1:{triton.grpc_port}") as channel, pytest.raises(grpc.RpcError, match=words):
+        service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request)
+
+
 def test_model_control(kind: Any) -> None:
     client, _ = kind
     assert client.is_model_ready("simple_identity")
@@ -193,13 +206,16 @@ def test_model_control(kind: Any) -> None:
     assert not client.is_model_ready("simple_identity")
     client.load_model("simple_identity")
     assert client.is_model_ready("simple_identity")
-    with pytest.raises(InferenceServerException, match=r"failed to load|failed to poll") as refused:
+    known = "failed to load 'wrong_model_name', failed to poll from model repository"
+    with pytest.raises(InferenceServerException, match=known) as refused:
         client.load_model("wrong_model_name")
     assert refused.value.status() in ("400", "404", "StatusCode.INVALID_ARGUMENT", "StatusCode.NOT_FOUND")
 
 
 def test_a_load_with_a_configuration(kind: Any) -> None:
     client, module = kind
+    with pytest.raises(InferenceServerException, match="failed to load"):
+        client.load_model("simple_int8", config='"parameters": {"config": {{"max_batch_size": "16"}}}')
     client.load_model("simple_int8", config=json.dumps({"max_batch_size": "16"}))
     config = client.get_model_config("simple_int8")
     size = config["max_batch_size"] if module is httpclient else config.config.max_batch_size
@@ -230,6 +246,12 @@ def test_sequences_named_by_text(kind: Any) -> None:
     assert [ask(3, start=True), ask(5), ask(7, end=True)] == [4, 5, 7]
     with pytest.raises(InferenceServerException, match="sequence"):
         ask(1)
+
+
+def test_a_sequence_named_by_text_adds_up_and_ends_on_its_own_number(kind: Any) -> None:
+    client, module = kind
+    ask = partial(ask_in_sequence, client, module, "simple_string_dyna_sequence", "1002")
+    assert [ask(20, start=True), ask(-11), ask(-7, end=True)] == [20, 9, 2 + 1002]
 
 
 def ask_in_sequence(

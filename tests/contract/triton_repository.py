@@ -1,27 +1,44 @@
-"""Models with the names, shapes and answers that the example clients shipped by Triton expect, made as ONNX files."""
+"""Models with the names, shapes and answers that the example clients shipped by Triton expect, made as ONNX files.
 
+`python -m tests.contract.triton_repository FOLDER` writes them for whoever runs those clients: two of these count what
+the repository holds, so FOLDER has `seven` models, an `eighth` one, and the `others` apart, and an image.
+"""
+
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 
+from tests.contract.triton_image_models import write_image, write_image_models
+
 VALUES = 16
 
 
-def write_triton_repository(root: Path) -> None:
-    """`simple` and its kin, sequences, an ensemble, and a decoupled Python model."""
+def write_seven(root: Path) -> None:
+    """`simple` and its kin, and sequences: what the clients that control models over HTTP count."""
     save(root, "simple", sum_and_difference(TensorProto.INT32), "max_batch_size: 8")
     save(root, "simple_int8", sum_and_difference(TensorProto.INT8), "max_batch_size: 8")
     save(root, "simple_string", sum_and_difference_of_text(), "max_batch_size: 8")
-    save(root, "simple_identity", identity_of_text(), "max_batch_size: 8")
+    save(root, "simple_identity", identity(TensorProto.STRING), "max_batch_size: 8")
     save(root, "simple_sequence", sequence(has_id=False), SEQUENCE + STRATEGY_DIRECT)
     save(root, "simple_dyna_sequence", sequence(has_id=True), SEQUENCE + CORRELATION_ID + STRATEGY_OLDEST)
-    (root / "simple_ensemble" / "1").mkdir(parents=True)
-    (root / "simple_ensemble" / "config.pbtxt").write_text(ENSEMBLE)
+    save(root, "simple_string_dyna_sequence", running_total(), SEQUENCE + TEXT_ID + TOTAL)
+
+
+def write_eighth(root: Path) -> None:
+    """A decoupled Python model: with the seven, what the clients that control models over gRPC count."""
     (root / "repeat_int32" / "1").mkdir(parents=True)
     (root / "repeat_int32" / "1" / "model.py").write_text(REPEAT)
     (root / "repeat_int32" / "config.pbtxt").write_text(REPEAT_CONFIG)
+
+
+def write_others(root: Path) -> None:
+    """An ensemble and an identity."""
+    save(root, "custom_identity_int32", identity(TensorProto.INT32), "max_batch_size: 8")
+    (root / "simple_ensemble" / "1").mkdir(parents=True)
+    (root / "simple_ensemble" / "config.pbtxt").write_text(ENSEMBLE)
 
 
 SEQUENCE = """
@@ -37,6 +54,14 @@ sequence_batching {
 """
 CORRELATION_ID = """,
     { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }
+"""
+TEXT_ID = """,
+    { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_STRING } ] }
+"""
+TOTAL = """  ]
+  state [ { input_name: "TOTAL" output_name: "NEW_TOTAL" data_type: TYPE_INT32 dims: [ 1 ] } ]
+  oldest { max_candidate_sequences: 4 }
+}
 """
 STRATEGY_DIRECT = "  ]\n}\n"
 STRATEGY_OLDEST = "  ]\n  oldest { max_candidate_sequences: 4 }\n}\n"
@@ -89,6 +114,8 @@ output [
 ]
 """
 REPEAT = """
+import time
+
 import numpy as np
 
 from enginehouse.python_model import Model, Response
@@ -99,6 +126,7 @@ class Repeat(Model):
         for request in requests:
             sender = request.response_sender()
             for index, element in enumerate(request.inputs["IN"]):
+                time.sleep(int(request.inputs["DELAY"][index]) / 1000)
                 outputs = {"OUT": np.array([element], np.int32), "IDX": np.array([index], np.uint32)}
                 sender.send(Response(outputs))
             sender.finish()
@@ -128,9 +156,9 @@ def sum_and_difference_of_text() -> onnx.ModelProto:
     return sum_and_difference(TensorProto.STRING)
 
 
-def identity_of_text() -> onnx.ModelProto:
+def identity(onnx_type: int) -> onnx.ModelProto:
     nodes = [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])]
-    return model_of(nodes, [value("INPUT0", TensorProto.STRING), value("OUTPUT0", TensorProto.STRING)])
+    return model_of(nodes, [value("INPUT0", onnx_type), value("OUTPUT0", onnx_type)])
 
 
 def sequence(*, has_id: bool) -> onnx.ModelProto:
@@ -150,12 +178,37 @@ def sequence(*, has_id: bool) -> onnx.ModelProto:
     return model_of(nodes, [*values, value("OUTPUT", TensorProto.INT32, 1)])
 
 
+def running_total() -> onnx.ModelProto:
+    """The sum of what came in, which the server keeps as a state, plus the sequence's own number where it ends."""
+    integers = [value(name, TensorProto.INT32, 1) for name in ("INPUT", "START", "END", "READY", "TOTAL")]
+    nodes = [
+        helper.make_node("Add", ["INPUT", "TOTAL"], ["NEW_TOTAL"]),
+        helper.make_node("Cast", ["CORRID"], ["id"], to=TensorProto.INT32),
+        helper.make_node("Mul", ["id", "END"], ["end_id"]),
+        helper.make_node("Sub", ["READY", "READY"], ["nothing"]),
+        helper.make_node("Mul", ["START", "nothing"], ["nothing_either"]),
+        helper.make_node("Add", ["end_id", "nothing_either"], ["more"]),
+        helper.make_node("Add", ["NEW_TOTAL", "more"], ["OUTPUT"]),
+    ]
+    results = [value(name, TensorProto.INT32, 1) for name in ("OUTPUT", "NEW_TOTAL")]
+    return model_of(nodes, [*integers, value("CORRID", TensorProto.STRING, 1), *results])
+
+
 def value(name: str, onnx_type: int, size: int = VALUES) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx_type, ["batch", size])
 
 
 def model_of(nodes: Sequence[onnx.NodeProto], values: Sequence[ValueInfoProto]) -> onnx.ModelProto:
-    inputs = [one for one in values if not one.name.startswith("OUTPUT")]
-    outputs = [one for one in values if one.name.startswith("OUTPUT")]
+    outputs = [one for one in values if one.name.startswith(("OUTPUT", "NEW_"))]
+    inputs = [one for one in values if one not in outputs]
     graph = helper.make_graph(nodes, "simple", inputs, outputs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+if __name__ == "__main__":
+    FOLDER = Path(sys.argv[1])
+    write_seven(FOLDER / "seven")
+    write_eighth(FOLDER / "eighth")
+    write_others(FOLDER / "others")
+    write_image_models(FOLDER / "others")
+    write_image(FOLDER / "image.ppm")

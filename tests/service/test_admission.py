@@ -46,6 +46,13 @@ def test_only_requests_of_one_shape_share_a_key() -> None:
     assert ADMISSION.check(request(tensor(np.zeros((1, 2), np.float32)), one_row)) == (1, key)
 
 
+def test_bytes_that_are_no_text_are_for_models_that_take_them() -> None:
+    layout = Layout(SPECS[1:], OUTPUTS, {}, True, takes_any_bytes=True)
+    assert Admission("m", layout, 4).check(request(wire("t", "BYTES", (1, 1), b"\1\0\0\0\xff")))[0] == 1
+    with pytest.raises(InvalidInput, match="1 BYTES elements given, 2 expected"):
+        Admission("m", layout, 4).check(request(wire("t", "BYTES", (2, 1), b"\1\0\0\0\xff")))
+
+
 def test_a_model_without_a_batch_takes_its_exact_shape_as_one_row() -> None:
     fixed = Admission("m", Layout((TensorSpec("x", DTYPES["FP32"], (2, 2)),), OUTPUTS, {}, False), 0)
     assert fixed.check(request(X)) == (1, None)
