@@ -80,6 +80,14 @@ def make_repository(root: Path) -> Path:
     (root / "pets" / "labels.txt").write_text("cat\ndog\nfish\n")
     steps = [step_text("pets", {"INPUT0": "in"}, {"OUTPUT0": "out"})]
     save_ensemble(root, "zoo", steps, {"in": ("TYPE_FP32", "3")}, {"out": ("TYPE_FP32", "3")})
+    save_model(root, "square", make_identity_model(TensorProto.INT32, ("batch", 2, 2)))
+    (root / "flat" / "1").mkdir(parents=True)
+    (root / "flat" / "config.pbtxt").write_text(
+        'platform: "ensemble" max_batch_size: 4 '
+        'input { name: "in" data_type: TYPE_INT32 dims: [ 4 ] reshape { shape: [ 2, 2 ] } } '
+        'output { name: "out" data_type: TYPE_INT32 dims: [ 1, 4 ] reshape { shape: [ 2, 2 ] } } '
+        f"ensemble_scheduling {{ {step_text('square', {'INPUT0': 'in'}, {'OUTPUT0': 'out'})} }}"
+    )
     save_ensemble(
         root,
         "fails",
@@ -146,6 +154,18 @@ def test_an_ensemble_is_described_like_any_model(client: Any, transport: ModuleT
     config = client.get_model_config("doubled", **as_json)
     steps = config.get("config", config)["ensemble_scheduling"]["step"]
     assert [step["model_name"] for step in steps] == ["simple", "simple"]
+
+
+def test_an_ensemble_may_show_clients_another_shape_than_its_steps_see(client: Any, transport: ModuleType) -> None:
+    tensor = transport.InferInput("in", [3, 4], "INT32")
+    tensor.set_data_from_numpy(np.arange(12, dtype=np.int32).reshape(3, 4))
+    found = client.infer("flat", [tensor]).as_numpy("out")
+    assert found.tolist() == np.arange(12).reshape(3, 1, 4).tolist()
+    told = client.get_model_metadata("flat", **({"as_json": True} if transport is triton_grpc else {}))
+    assert [[int(size) for size in one["shape"]] for one in (*told["inputs"], *told["outputs"])] == [
+        [-1, 4],
+        [-1, 1, 4],
+    ]
 
 
 def test_a_step_that_fails_is_an_error_of_the_ensemble(client: Any, transport: ModuleType) -> None:
