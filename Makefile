@@ -15,7 +15,7 @@ EDITABLE := --config-settings editable_mode=compat --editable .
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test-install torch-install rtx-install build run test test-torch test-rtx check format bench soak docs loadtest lock clean proto
+.PHONY: help install test-install torch-install rtx-install build run test test-torch test-rtx check format bench crash soak docs loadtest lock clean proto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 18
@@ -87,6 +87,9 @@ format: test-install ## mend what ruff can mend
 bench: build ## the measurements that the README and docs/measurements.md quote
 	$(BIN)/python -m benchmarks.original_vs_optimized --repository $(REPOSITORY)
 	$(BIN)/python -m benchmarks.served_vs_raw
+
+crash: test-install ## kill -9 of a model's process every two seconds: what its neighbour on the same server notices
+	$(BIN)/python -m benchmarks.crash
 
 soak: test-install ## reload a model of 100 MB under load for five minutes; docs/measurements.md keeps the result
 	$(BIN)/python -m benchmarks.soak --seconds 300
