@@ -9,7 +9,7 @@ import orjson
 
 from enginehouse.dtype import dtype_from_name
 from enginehouse.errors import InvalidInput, NotSupported
-from service.codecs.client_tensors import BYTE_SIZE, REGION, ClientMemory, RegionSlice, slice_from_parameters
+from service.codecs.client_tensors import REGION, ClientMemory, RegionSlice, slice_from_parameters
 from service.codecs.json_tensor import bytes_from_json, json_from_tensor
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 
@@ -88,13 +88,13 @@ def encode_response(
     outputs: list[dict[str, Any]] = []
     for tensor in response.outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.dtype.name, "shape": tensor.shape}
-        if tensor.name in written:
-            entry["parameters"] = {REGION: form.regions[tensor.name].region, BYTE_SIZE: len(tensor.data)}
-        elif form.of(tensor.name):
-            entry["parameters"] = {"binary_data_size": len(tensor.data)}
-            chunks.append(tensor.data)
-        else:
-            entry["data"] = json_from_tensor(tensor)
+        # Triton's C++ client reads any parameters of an output as the size of binary data: none for memory of its own.
+        if tensor.name not in written:
+            if form.of(tensor.name):
+                entry["parameters"] = {"binary_data_size": len(tensor.data)}
+                chunks.append(tensor.data)
+            else:
+                entry["data"] = json_from_tensor(tensor)
         outputs.append(entry)
     header: dict[str, Any] = {
         "model_name": response.model_name,
