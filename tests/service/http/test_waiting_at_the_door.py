@@ -1,0 +1,151 @@
+"""Connections whose requests wait at the door: each is answered in its turn, if its caller is still there."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from service.http.application import create_application
+from service.http.direct import DirectInference
+from service.http.door import Guest
+from service.http.listener import HttpListener
+from tests.service.http.conftest import House, ScriptedModel, text_response
+from tests.service.http.test_connection import connect, connections, end, post, read_all, send, until
+
+STALL = 0.3
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"
+
+
+@dataclass
+class ShutDoor:
+    """Lets nobody in until the test says so."""
+
+    guests: list[Guest] = field(default_factory=list)
+    is_refusing: bool = False
+    came_at: float = 5.0
+
+    def is_open(self) -> bool:
+        return False
+
+    def now(self) -> float:
+        return self.came_at
+
+    def refusal(self, _data: bytes) -> bytes | None:
+        return REFUSED if self.is_refusing else None
+
+    def queue(self, guest: Guest) -> None:
+        self.guests.append(guest)
+
+    async def let_in(self) -> None:
+        await until(lambda: bool(self.guests))
+        self.guests.pop(0).come_in()
+
+
+@dataclass
+class Opened:
+    listener: HttpListener
+    door: ShutDoor
+    model: ScriptedModel
+
+
+@pytest.fixture
+async def opened(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opened]:
+    monkeypatch.setattr("service.http.patience.STALL_SECONDS", STALL)
+    door: Any = ShutDoor()
+    listener = HttpListener(
+        create_application(house.server, None, 1_000_000),
+        "127.0.0.1",
+        0,
+        grace_seconds=1,
+        direct=DirectInference(house.server, 1_000_000),
+        door=door,
+    )
+    listener.start()
+    yield Opened(listener, door, house.serve(lambda _, settle: settle(text_response("yes"))))
+    await listener.stop()
+
+
+CLOSING = b"Connection: close"
+
+
+async def test_a_request_is_answered_in_its_turn_and_its_time_runs_from_when_it_came(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    await send(peer, post(CLOSING))
+    await until(lambda: bool(opened.door.guests))
+    assert opened.model.asked == []
+    await opened.door.let_in()
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+    assert [request.received_at for request in opened.model.asked] == [5.0]
+
+
+async def test_it_may_wait_longer_than_a_peer_may_stall(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    await send(peer, post(CLOSING))
+    await asyncio.sleep(3 * STALL)
+    await opened.door.let_in()
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_nothing_is_computed_for_a_caller_who_left(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    await send(peer, post())
+    await until(lambda: bool(opened.door.guests))
+    end(peer)
+    await until(lambda: not connections(opened.listener))
+    await opened.door.let_in()
+    assert opened.model.asked == []
+
+
+async def test_a_caller_who_ends_its_side_hears_that_more_comes_and_then_its_answer(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    await send(peer, post())
+    await until(lambda: bool(opened.door.guests))
+    peer.shutdown(socket.SHUT_WR)
+    interim = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), 10)
+    assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await opened.door.let_in()
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_what_comes_behind_is_kept_and_answered_in_order(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    await send(peer, post())
+    await until(lambda: bool(opened.door.guests))
+    for piece in (post()[:20], post()[20:], post(CLOSING)):
+        await send(peer, piece)
+        await asyncio.sleep(0.02)
+    await opened.door.let_in()
+    answer = await read_all(peer)
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+
+
+async def test_who_is_refused_unread_may_ask_again_on_the_same_connection(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    opened.door.is_refusing = True
+    await send(peer, post())
+    loop = asyncio.get_running_loop()
+    assert await asyncio.wait_for(loop.sock_recv(peer, 1000), 10) == REFUSED
+    opened.door.is_refusing = False
+    await send(peer, post(CLOSING))
+    await opened.door.let_in()
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+    assert len(opened.model.asked) == 1
+
+
+async def test_the_end_of_the_server_does_not_forget_those_who_wait(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.http.connection.LINGER_SECONDS", 0.01)
+    peer = await connect(opened.listener)
+    await send(peer, post())
+    await until(lambda: bool(opened.door.guests))
+    stopping = asyncio.ensure_future(opened.listener.stop())
+    await asyncio.sleep(0.3)
+    await opened.door.let_in()
+    answer = await read_all(peer)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+    await stopping
