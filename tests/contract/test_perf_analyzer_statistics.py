@@ -1,6 +1,7 @@
 """Statistics as `perf_analyzer` polls them: the difference of two snapshots adds up."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 
-from tests.conftest import RunningService
+from tests.conftest import RunningService, StartService
+from tests.contract.triton_repository import write_others, write_seven
 
 REQUESTS, ROWS = 40, 2
 MODEL = "identity_fp64"
@@ -27,8 +29,8 @@ def given(dtype: str) -> httpclient.InferInput:
     return tensor
 
 
-def snapshot(client: httpclient.InferenceServerClient) -> dict[str, Any]:
-    (found,) = client.get_inference_statistics(MODEL)["model_stats"]
+def snapshot(client: httpclient.InferenceServerClient, model: str = MODEL) -> dict[str, Any]:
+    (found,) = client.get_inference_statistics(model)["model_stats"]
     return dict(found)
 
 
@@ -67,3 +69,24 @@ def test_both_transports_tell_the_same(client: httpclient.InferenceServerClient,
     assert found.inference_count == told["inference_count"]
     assert found.inference_stats.success.count == told["inference_stats"]["success"]["count"]
     assert found.inference_stats.queue.ns == told["inference_stats"]["queue"]["ns"]
+
+
+def test_the_steps_of_an_ensemble_are_counted_beside_it(start_service: StartService, tmp_path: Path) -> None:
+    """What is printed below an ensemble: each of its models ran for each request, within the ensemble's own time."""
+    write_seven(tmp_path)
+    write_others(tmp_path)
+    row = np.ones((1, 16), np.int32)
+    inputs = [httpclient.InferInput(name, [1, 16], "INT32") for name in ("INPUT0", "INPUT1")]
+    for tensor in inputs:
+        tensor.set_data_from_numpy(row)
+    with (
+        start_service(tmp_path) as running,
+        httpclient.InferenceServerClient(f"127.0.0.1:{running.http_port}") as client,
+    ):
+        for _ in range(REQUESTS):
+            client.infer("simple_ensemble", inputs)
+        whole, step = (snapshot(client, name)["inference_stats"] for name in ("simple_ensemble", "simple"))
+        executions = snapshot(client, "simple")["execution_count"]
+    assert (whole["success"]["count"], step["success"]["count"]) == (REQUESTS, 2 * REQUESTS)
+    assert executions <= 2 * REQUESTS
+    assert 0 < sum(step[part]["ns"] for part in PARTS) <= step["success"]["ns"] <= whole["success"]["ns"]
