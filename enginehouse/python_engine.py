@@ -172,9 +172,11 @@ class PythonEngine:
 
     def cancel(self, owner: object) -> None:
         """Tell the model that nobody waits for an answer any more."""
-        for engine in self._siblings:
-            for number in [number for number, job in list(engine._jobs.items()) if job.owner is owner]:
-                engine._tell({"cancel": number})
+        self._tell_of(owner, {"cancel": True})
+
+    def pace(self, owner: object, is_behind: bool) -> None:
+        """Let the model wait with its next response while the caller is behind with reading them."""
+        self._tell_of(owner, {"pace": is_behind})
 
     def close(self) -> None:
         """End the model, and then its process; may be called twice."""
@@ -202,7 +204,7 @@ class PythonEngine:
             else:
                 # Those who left on the way here were not found by `cancel`.
                 for number in [number for number, job in numbered.items() if job.is_cancelled()]:
-                    self._tell({"cancel": number})
+                    self._tell({"cancel": True, "number": number})
                 self._executed.wait()
 
     def _listen(self, channel: Channel) -> None:
@@ -292,6 +294,11 @@ class PythonEngine:
         for number, job in jobs.items():
             if self._jobs.pop(number, None) is not None:
                 job.on_reply(Reply(error=error))
+
+    def _tell_of(self, owner: object, words: Words) -> None:
+        for engine in self._siblings:
+            for number in [number for number, job in list(engine._jobs.items()) if job.owner is owner]:
+                engine._tell({**words, "number": number})
 
     def _tell(self, words: Words) -> None:
         conversation = self._conversation

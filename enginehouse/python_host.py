@@ -21,7 +21,7 @@ from enginehouse.python_model import Call, InvalidRequest, ModelError, Response
 MAX_OPEN_CALLS = 1024
 # Responses before a last one that the server has not passed on yet; whoever sends one more waits.
 MAX_UNTAKEN_RESPONSES = 64
-MAX_UNTAKEN_BYTES = 1 << 26
+MAX_UNTAKEN_BYTES = 1 << 24
 # Blocks of memory, and answers, that were copied or read before the server must hear of it.
 _UNSAID_BLOCKS = 4
 _UNSAID_ANSWERS, _UNSAID_BYTES = 64, 1 << 24
@@ -34,16 +34,23 @@ class Window:
         self._changed = Condition()
         self._count = 0
         self._bytes = 0
+        self._slow: set[int] = set()
         self._is_over = False
 
-    def enter(self, size: int) -> None:
-        """Wait for room; raises `ModelError` if the server has ended."""
+    def enter(self, number: int, size: int) -> None:
+        """Wait for room, and for the caller of a request; raises `ModelError` if the server has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or self._has_room(size))
+            self._changed.wait_for(lambda: self._is_over or (number not in self._slow and self._has_room(size)))
             if self._is_over:
                 raise ModelError("the server ended before this response was sent.")
             self._count += 1
             self._bytes += size
+
+    def pace(self, number: int, is_behind: bool) -> None:
+        """The caller of a request is behind with reading its responses, or is not any more."""
+        with self._changed:
+            (self._slow.add if is_behind else self._slow.discard)(number)
+            self._changed.notify_all()
 
     def leave(self, count: int, size: int) -> None:
         with self._changed:
@@ -133,7 +140,7 @@ class WorkerHost:
             arrays = [array for _, own in forms for array in own]
             if not is_last:
                 size = sum(map(size_of, arrays))
-                self._window.enter(size)
+                self._window.enter(responses[0][0], size)
                 held = {"held": size}
             answers = [{**words, "is_last": is_last, "is_empty": is_empty, **held} for words, _ in forms]
             self._channel.send({"answers": answers, **more}, arrays)
@@ -150,6 +157,7 @@ class WorkerHost:
         if is_last:
             for number, _ in responses:
                 self.unanswered.pop(number, None)
+                self._window.pace(number, is_behind=False)
 
     def _responses(self, number: int, answers: "SimpleQueue[Message | None]") -> Iterator[Response]:
         is_over = False
@@ -205,8 +213,11 @@ class WorkerHost:
         elif "execute" in words:
             self.unanswered.update((request["number"], False) for request in words["execute"])
             self.batches.put(own)
-        elif "cancel" in words and words["cancel"] in self.unanswered:
-            self.unanswered[words["cancel"]] = True
+        elif "cancel" in words and words["number"] in self.unanswered:
+            self.unanswered[words["number"]] = True
+            self._window.pace(words["number"], is_behind=False)
+        elif "pace" in words and not self.unanswered.get(words["number"], True):
+            self._window.pace(words["number"], words["pace"])
         elif "answer_to" in words and words["answer_to"] in self._calls:
             self._calls[words["answer_to"]].put(own)
 

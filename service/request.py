@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from enginehouse.dtype import DType
 from enginehouse.errors import Error
@@ -105,6 +105,20 @@ class Admitted(Protocol):
 
     def cancel(self) -> None:
         """Take it out of its queue, where it is still there; one that is running finishes unheard."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A request whose model can wait with its responses."""
+
+    def pace(self, is_behind: bool) -> None:
+        """The caller is behind with reading them, or has caught up."""
+
+
+def pace(admitted: object, is_behind: bool) -> None:
+    """Tell a request's model whether its caller is behind, where that model can wait with its responses."""
+    if isinstance(admitted, Paced):
+        admitted.pace(is_behind)
 
 
 Infer = Callable[[InferRequest, Settle], Admitted | None]

@@ -22,7 +22,7 @@ from service.codecs.proto_codec import ReplyForm
 from service.grpc.inference import CallHead, parse
 from service.grpc.options import GrpcOptions
 from service.grpc.patience import WritePatience
-from service.request import Admitted, InferRequest, InferResponse
+from service.request import Admitted, InferRequest, InferResponse, pace
 from service.server import InferenceServer
 from service.status import status_of
 
@@ -30,6 +30,9 @@ FINAL = "triton_final_response"
 
 # What a client may take to hear that its stream is over.
 END_SECONDS = 1.0
+
+# Unread by the client: above the one, a model that can wait with its next responses does, until below the other.
+_BEHIND_BYTES, _CAUGHT_UP_BYTES = 1 << 22, 1 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ class InferStream:
         self._unsent_bytes = 0
         self._held_bytes = 0
         self._room = asyncio.Event()
+        self._paced: set[_Exchange] = set()
         self._failure: Error | None = None
         self._wake = asyncio.Event()
         self._patience = WritePatience()
@@ -165,6 +169,9 @@ class InferStream:
             self._patience.end()
             self._unsent_bytes -= len(data)
             self._room.set()
+            if self._unsent_bytes < _CAUGHT_UP_BYTES:
+                while self._paced:
+                    self._paced.pop().pace(is_behind=False)
             if frees_slot:
                 self._slots.release()
         if self._failure is not None and self._ends_on_error:
@@ -192,6 +199,12 @@ class InferStream:
         self._unsent_bytes += len(data)
         self._wake.set()
 
+    def pace(self, exchange: "_Exchange") -> None:
+        """Let a model wait with its next response while the client has much to read; not all models can."""
+        if self._unsent_bytes > _BEHIND_BYTES and exchange not in self._paced:
+            self._paced.add(exchange)
+            exchange.pace(is_behind=True)
+
     def end(self, exchange: "_Exchange", failure: Error | None = None) -> None:
         """A request has its last response, which is sent when it is its turn."""
         if failure is not None and self._ends_on_error:
@@ -208,6 +221,7 @@ class InferStream:
 
     def _finish(self, exchange: "_Exchange") -> None:
         self._exchanges.discard(exchange)
+        self._paced.discard(exchange)
         self._held_bytes -= exchange.size
         self._room.set()
         if exchange.last is not None:
@@ -265,6 +279,11 @@ class _Exchange:
             self.leave()
             return
         self._stream.put(data)
+        self._stream.pace(self)
+
+    def pace(self, is_behind: bool) -> None:
+        """The client has much to read, or has read most of it."""
+        pace(self._admitted, is_behind)
 
     def settle(self, result: InferResponse | Error) -> None:
         """Pass on the last response; one without outputs only to a client that asked for it."""

@@ -9,12 +9,14 @@ from fastapi import Request
 from starlette.types import Message
 
 from enginehouse.errors import Error, Overloaded
-from service.request import Admitted, InferRequest, InferResponse
+from service.request import Admitted, InferRequest, InferResponse, pace
 from service.server import InferenceServer
 
 # Answers that wait for a caller who reads slower than its model writes.
 MAX_UNREAD = 1024
 MAX_UNREAD_BYTES = 1 << 26
+# From so many on a model that can wait with its next answers does, until there are so few.
+_BEHIND, _BEHIND_BYTES, _CAUGHT_UP = 32, 1 << 22, 8
 
 
 async def answer_of(server: InferenceServer, request: InferRequest, http_request: Request) -> InferResponse | Error:
@@ -40,6 +42,7 @@ class Answers:
         self._arrived = asyncio.Event()
         self._is_last = False
         self._is_too_slow = False
+        self._is_behind = False
         self._admitted: Admitted | None = None
         self._is_settled = False
         request.emit = self._add
@@ -63,6 +66,8 @@ class Answers:
         answer = self._unread.popleft()
         if isinstance(answer, InferResponse):
             self._unread_bytes -= _size(answer)
+        if self._is_behind and len(self._unread) <= _CAUGHT_UP:
+            self._pace(is_behind=False)
         return answer
 
     def leave(self) -> None:
@@ -81,6 +86,13 @@ class Answers:
             return
         self._append(answer)
         self._arrived.set()
+        if not self._is_behind and (len(self._unread) >= _BEHIND or self._unread_bytes >= _BEHIND_BYTES):
+            self._pace(is_behind=True)
+
+    def _pace(self, is_behind: bool) -> None:
+        """Let a model wait with its next answer while the caller has many to read."""
+        self._is_behind = is_behind
+        pace(self._admitted, is_behind)
 
     def _append(self, answer: InferResponse | Error) -> None:
         self._unread.append(answer)

@@ -22,7 +22,9 @@ class OpenRequests:
         limit: requests that may be open; beyond it new ones are refused.
     """
 
-    def __init__(self, make_scheduler: MakeScheduler, clock: Clock, hooks: Hooks, limit: int = MAX_OPEN_REQUESTS) -> None:
+    def __init__(
+        self, make_scheduler: MakeScheduler, clock: Clock, hooks: Hooks, limit: int = MAX_OPEN_REQUESTS
+    ) -> None:
         self._inner = make_scheduler(clock, Hooks(self._settle, hooks.on_leave))
         self._hooks = hooks
         self._limit = limit

@@ -83,6 +83,7 @@ class RequestComputation:
         pending = reception.pending
         request = pending.request
         pending.on_cancel = partial(self._engine.cancel, pending)
+        pending.on_pace = partial(self._engine.pace, pending)
         return Job(
             feeds={**join([request], self.layout), **self._control_feeds(request.sequence)},
             on_reply=reception.take,

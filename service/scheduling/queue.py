@@ -43,6 +43,7 @@ class Pending:
         is_probe: it runs although it may come late, because nobody knows any more how long a run takes.
         is_cancelled: its caller left.
         on_cancel: told of that while it runs.
+        on_pace: told, while its model can wait with responses, whether its caller is behind with reading them.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class Pending:
         "is_probe",
         "level",
         "on_cancel",
+        "on_pace",
         "queue",
         "queued_at",
         "request",
@@ -72,6 +74,7 @@ class Pending:
         self.is_probe = False
         self.is_cancelled = False
         self.on_cancel: Callable[[], None] | None = None
+        self.on_pace: Callable[[bool], None] | None = None
         self.timer: Timer | None = None
         self.queue: Waits | None = None
         self._settle: Settle | None = settle
@@ -92,6 +95,11 @@ class Pending:
             return
         if self.on_cancel is not None and not self.is_settled:
             self.on_cancel()
+
+    def pace(self, is_behind: bool) -> None:
+        """The caller is behind with reading responses, or has caught up; most models need not know."""
+        if self.on_pace is not None and not self.is_settled:
+            self.on_pace(is_behind)
 
     def settle(self, answer: InferResponse | Error) -> None:
         """Answer the caller, the first time it is called."""

@@ -14,7 +14,7 @@ from enginehouse.python_engine import Job, Reply
 from enginehouse.tensor import TensorSpec
 from service.clock import FakeClock
 from service.python_models.request_computation import OPEN, RequestComputation
-from service.request import InferResponse, SequencePosition
+from service.request import InferResponse, SequencePosition, pace
 from service.scheduling.computation import Answer
 from service.scheduling.queue import Pending
 from service.scheduling.rows import Layout
@@ -32,6 +32,7 @@ class FakeModel:
     reply: Callable[[Job], Sequence[Reply]]
     jobs: list[Job] = field(default_factory=list)
     cancelled: list[object] = field(default_factory=list)
+    paced: list[tuple[object, bool]] = field(default_factory=list)
     failure: Exception | None = None
 
     def execute(self, jobs: Sequence[Job]) -> None:
@@ -44,6 +45,9 @@ class FakeModel:
 
     def cancel(self, owner: object) -> None:
         self.cancelled.append(owner)
+
+    def pace(self, owner: object, is_behind: bool) -> None:
+        self.paced.append((owner, is_behind))
 
     def close(self) -> None: ...
 
@@ -224,6 +228,38 @@ def test_a_cancel_reaches_the_model_while_it_runs() -> None:
     asked.settle(InvalidInput("over"))
     asked.cancel()
     assert bench.model.cancelled == [asked], "one that is answered is nobody's to cancel"
+
+
+def test_a_model_hears_that_its_caller_is_behind_and_caught_up_while_it_answers() -> None:
+    bench = Bench(lambda _: [], is_decoupled=True)
+    asked = pending(emit=lambda _: None)
+    pace(asked, is_behind=True)
+    bench.compute(asked)
+    pace(asked, is_behind=True)
+    pace(asked, is_behind=False)
+    asked.settle(InvalidInput("over"))
+    pace(asked, is_behind=True)
+    pace(None, is_behind=True)
+    assert bench.model.paced == [(asked, True), (asked, False)]
+
+
+def test_a_response_counts_as_taken_once_its_caller_has_it_or_nobody_does() -> None:
+    taken: list[str] = []
+
+    def reply(job: Job) -> list[Reply]:
+        return [Reply(both(1), is_last=False, taken=lambda: taken.append(job.id)), Reply(is_empty=True)]
+
+    def fail(_: InferResponse) -> None:
+        assert "heard" not in taken
+        raise ConnectionError("gone")
+
+    bench = Bench(reply, is_decoupled=True)
+    left = pending(id="left", emit=lambda _: taken.append("never"))
+    bench.compute(pending(id="heard", emit=fail), left, pending(id="one"))
+    assert taken == ["one"], "who takes one response takes it with the end"
+    left.settle(InvalidInput("over"))
+    bench.clock.run_ready()
+    assert taken == ["one", "heard", "left"]
 
 
 def test_each_response_of_a_decoupled_model_is_counted_at_its_place() -> None:
