@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from service.http.departures import Departures
 from service.http.incoming import NOTHING_YET
 from service.http.patience import Patience, Stage
+from service.http.pieces import MAX_IN_LINE, Pieces
 from service.http.render import RETRY_AFTER_SECONDS
 
 # At the end, idle connections stay open this long: a request that is on its way is answered, and told to come no more.
@@ -21,7 +22,7 @@ REFUSAL_SECONDS = 1.0
 # A peer that sent its whole request and ends its side may have left, or may wait: it is answered at once if that takes
 # no longer, and else has to hear, once, that there is more to come (RFC 9110, 15.2), which only one that left refuses.
 HALF_CLOSED_SECONDS = 0.02
-_INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Refusal = tuple[HTTPStatus, str]
 
@@ -42,13 +43,16 @@ class Connection(HttpToolsProtocol):
     _is_leaving = False
     _has_ended_its_side = False
     _watched = -1
+    _begun = 0
+    _is_taking = False
+    _ends_behind_pieces = False
+    _pieces: Pieces
     _patience: Patience
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._patience = Patience(
-            self.loop, transport, self.flow, self.timeout_keep_alive, self._is_at_work, self._refuse
-        )
+        self._pieces = Pieces()
+        self._patience = Patience(self.loop, transport, self.flow, self.timeout_keep_alive, self._is_ours, self._refuse)
         if self.max_connections and len(self.connections) > self.max_connections:
             # Its request is heard first: a connection that is closed with unread bytes may lose its answer.
             message = f"there are {self.max_connections} connections already; --http-max-connections allows no more."
@@ -57,6 +61,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.stop()
+        self._pieces.clear()
         self.departures.forget(self._watched)
         # The request at work is not the newest one, and those between have not begun: none is for anybody any more.
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
@@ -68,6 +73,9 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The peer sends no more; whether the connection stays open for what it asked before."""
+        self._ends_behind_pieces = bool(self._pieces)
+        if self._ends_behind_pieces:
+            return True
         if self._refusal is not None:
             self._refuse(*self._refusal)
         elif self._patience.stage is not Stage.NEXT_REQUEST:
@@ -91,6 +99,9 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        if self._pieces:
+            self.flow.pause_reading()
+            self._take_pieces_soon()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -108,12 +119,49 @@ class Connection(HttpToolsProtocol):
         else:
             self.loop.call_later(LINGER_SECONDS, self._leave_if_idle)
 
+    def _take_piece(self, data: bytes) -> None:
+        """Parse it."""
+        raise NotImplementedError
+
+    def _take_pieces(self) -> None:
+        """Go on with what came, until several requests began at once or many wait: others have their turn between."""
+        self._is_taking = True
+        while self._pieces and len(self.pipeline) < MAX_IN_LINE and not self.transport.is_closing():
+            before = self._begun
+            self._take_piece(self._pieces.next())
+            is_dense = self._begun > before + 1
+            self._pieces.grow(is_dense)
+            if is_dense:
+                break
+        self._is_taking = False
+        if self.transport.is_closing():
+            self._pieces.clear()
+        elif self._pieces:
+            self.flow.pause_reading()
+            if len(self.pipeline) < MAX_IN_LINE:
+                self._take_pieces_soon()
+        elif self._ends_behind_pieces:
+            if not self.eof_received():
+                self.transport.close()
+        elif not self.pipeline:
+            # The rest of the request may be still to come.
+            self.flow.resume_reading()
+
+    def _take_pieces_soon(self) -> None:
+        if not self._is_taking:
+            self._is_taking = True
+            self.loop.call_soon(self._take_pieces)
+
     def _is_at_work(self) -> bool:
         """Whether a request waits for its answer, or for the rest of it to be read."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _is_ours(self) -> bool:
+        """Whether the peer waits for us."""
+        return self._is_at_work()
+
     def _leave_if_idle(self) -> None:
-        if not self._is_at_work():
+        if not self._is_ours():
             self.transport.close()
 
     def _watch_departure(self) -> None:
@@ -142,7 +190,7 @@ class Connection(HttpToolsProtocol):
             if isinstance(nothing, bytes):
                 self.transport.write(b"%x\r\n%b\r\n" % (len(nothing), nothing))
         elif self.parser.get_http_version() != "1.0":
-            self.transport.write(_INTERIM)
+            self.transport.write(INTERIM)
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         if self.transport.is_closing() or self._ends_behind_its_line():

@@ -50,7 +50,8 @@ class Doorstep(Connection):
         if waited and self._ends_behind_waiting:
             if not super().eof_received():
                 self.transport.close()
-        elif len(waited) > 1 and not self._is_at_work():
+        elif len(waited) > 1 and not self.pipeline and not self._pieces:
+            # The rest of the request may be still to come.
             self.flow.resume_reading()
 
     def _must_wait(self, door: Door, data: bytes) -> bool:

@@ -1,6 +1,5 @@
 """uvicorn's protocol, with limits on what a peer may send before it is understood, and a short way to inference."""
 
-import asyncio
 from http import HTTPStatus
 from typing import ClassVar, cast
 
@@ -8,12 +7,13 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, par
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.http.connection import Connection
 from service.http.departures import Departures
 from service.http.direct import DirectExchange, DirectInference
 from service.http.door import Door
+from service.http.doorstep import Doorstep
 from service.http.incoming import HEADER_NAMES
 from service.http.patience import Stage
+from service.http.pieces import FIRST_PIECE_BYTES
 
 # Four times what common proxies take; a head is kept in memory before anything can refuse it.
 MAX_HEAD_BYTES = 1 << 16
@@ -30,7 +30,7 @@ _VERSIONS = ("1.1", "1.0")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
-class LimitedProtocol(Connection):
+class LimitedProtocol(Doorstep):
     """One HTTP/1.1 connection: what is read from it, and which way it is answered."""
 
     _head_bytes = 0
@@ -38,68 +38,32 @@ class LimitedProtocol(Connection):
     _is_in_head = True
     _is_body_behind_upgrade = False
     _is_replayed = False
-    _came_at: float | None = None
-    _waiting: list[tuple[float, bytes]]
 
     direct: ClassVar[DirectInference | None] = None
     """What answers inference without the application; `limited_protocol` sets it."""
-    door: ClassVar[Door | None] = None
-    """Where requests wait while the loop is busy; `limited_protocol` sets it."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._waiting = []
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._waiting = []
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
-            self._refuse(*self._refusal)
-        elif self.door is None or not self._must_wait(self.door, data):
-            self._take(data)
-
-    def come_in(self) -> None:
-        """What waited at the door has its turn."""
-        waited, self._waiting = self._waiting, []
-        for came_at, data in waited:
-            self._came_at = came_at
-            self._take(data)
-        self._came_at = None
-        if waited and not self._is_at_work():
-            self.flow.resume_reading()
-
-    def _must_wait(self, door: Door, data: bytes) -> bool:
-        """Whether what came waits at the door, or was refused there."""
-        if self._waiting:
-            # The rest of what waits: enough of it is kept.
-            self._waiting.append((self._waiting[0][0], data))
+        if self._pieces and self._refusal is None:
+            self._pieces.add(data)
             self.flow.pause_reading()
-            return True
-        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or door.is_open():
-            return False
-        answer = door.refusal(data)
-        if answer is None:
-            self._waiting.append((door.now(), data))
-            door.queue(self)
         else:
-            self.transport.write(answer)
-            self._patience.answered()
-        return True
+            super().data_received(data)
 
     def _take(self, data: bytes) -> None:
         patience = self._patience
         patience.heard_at = self.loop.time()
         patience.came_bytes += len(data)
+        if self._pieces or len(data) > FIRST_PIECE_BYTES:
+            self._pieces.add(data)
+            self._take_pieces()
+        else:
+            self._take_piece(data)
+
+    def _take_piece(self, data: bytes) -> None:
         self._head_bytes += len(data) if self._is_in_head else 0
         self._parse(data)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(*_HEAD_TOO_LARGE)
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        self.come_in()
-        return super().eof_received()
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser; where it stops behind a head that asks for an upgrade, a new one reads the body."""
@@ -127,6 +91,7 @@ class LimitedProtocol(Connection):
         if self._is_replayed:
             return
         self._names: list[bytes] = []
+        self._begun += 1
         self._is_in_head = True
         self._header_bytes = 0
         self._patience.enter(Stage.HEAD)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import socket
 import struct
 import tracemalloc
@@ -10,10 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from service.http.application import create_application
 from service.http.direct import DirectInference
+from service.http.door import Door, Guest
 from service.http.listener import HttpListener
+from service.http.pieces import FIRST_PIECE_BYTES, MAX_IN_LINE
+from service.http.protocol import LimitedProtocol
 from service.request import InferRequest, Settle
 from tests.service.http.conftest import END, House, ScriptedModel, text_response
 
@@ -335,3 +340,72 @@ async def test_hundreds_of_peers_that_hardly_send_keep_nobody_from_an_answer(
     await asyncio.gather(*dripping)
     await until(lambda: not connections(listener))
     await until(lambda: open_descriptors() <= before + 1)
+
+
+async def test_a_flood_of_requests_in_a_row_is_kept_as_it_came_and_answered_to_its_end(
+    house: House, listener: HttpListener
+) -> None:
+    held = Held(house)
+    flood = 3000
+    peer = await connect(listener)
+    await send(peer, post() + b"GET / HTTP/1.1\r\n\r\n" * flood)
+    peer.shutdown(socket.SHUT_WR)
+    await held.until_asked(1)
+    await asyncio.sleep(0.1)
+    (connection,) = listener._server.server_state.connections
+    assert isinstance(connection, LimitedProtocol)
+    assert MAX_IN_LINE <= len(connection.pipeline) < MAX_IN_LINE + FIRST_PIECE_BYTES / 18 + 1
+    held.settles[0](text_response("first"))
+    answer = await read_all(peer)
+    assert answer.count(b"HTTP/1.1 200 ") == 1
+    assert answer.count(b"HTTP/1.1 404 ") == flood
+
+
+async def test_a_caller_who_floods_and_leaves_is_forgotten(house: House, listener: HttpListener) -> None:
+    held = Held(house)
+    peer = await connect(listener)
+    await send(peer, post() * 300)
+    await held.until_asked(1)
+    reset(peer)
+    await until(lambda: not connections(listener))
+    held.settles[0](text_response("late"))
+    await asyncio.sleep(0.05)
+    assert len(held.model.asked) == 1
+
+
+async def test_a_large_body_between_small_requests_comes_through(house: House, listener: HttpListener) -> None:
+    house.serve(lambda request, settle: settle(text_response(str(len(request.inputs[0].data)))))
+    sent = b""
+    sizes = [1, 5000, 300_000, 3, 70_000]
+    for size in sizes:
+        sent += post(body=BODY.replace(b'"x"', b'"%b"' % (b"x" * size)))
+    peer = await connect(listener)
+    await send(peer, sent)
+    peer.shutdown(socket.SHUT_WR)
+    told = re.findall(rb'"data":\["(\d+)"\]', await read_all(peer))
+    assert [int(size) - 4 for size in told] == sizes
+
+
+class BusyDoor(Door):
+    """Lets nobody in at once."""
+
+    def is_open(self) -> bool:
+        return False
+
+    def queue(self, guest: Guest) -> None:
+        asyncio.get_running_loop().call_later(0.05, guest.come_in)
+
+
+async def test_a_body_that_waited_at_the_door_in_part_is_read_to_its_end(house: House) -> None:
+    house.serve(lambda request, settle: settle(text_response(str(len(request.inputs[0].data)))))
+    direct = DirectInference(house.server, 100_000)
+    opened = HttpListener(FastAPI(), "127.0.0.1", 0, grace_seconds=1, direct=direct, door=BusyDoor(house.server))
+    opened.start()
+    peer = await connect(opened)
+    sent = post(b"Connection: close", body=BODY.replace(b'"x"', b'"%b"' % (b"x" * 9000)))
+    # What waits is in two pieces, and the rest of the request comes when it has its turn.
+    for part in (sent[:1000], sent[1000:2000], sent[2000:]):
+        await send(peer, part)
+        await asyncio.sleep(0.01)
+    assert b'"data":["9004"]' in await read_all(peer)
+    await opened.stop()
