@@ -51,7 +51,7 @@ class Patience:
         refuse: tells the peer that its request did not come.
     """
 
-    __slots__ = ("_answered", "_flow", "_is_ours", "_keep_alive_seconds", "_loop", "_peer", "_refuse", "_timer",
+    __slots__ = ("_answered", "_flow", "_is_over", "_is_ours", "_keep_alive_seconds", "_loop", "_peer", "_refuse", "_timer",
                  "_transport", "_unsent", "_unsent_at", "came_bytes", "heard_at", "since", "stage")  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class Patience:
         self._keep_alive_seconds = keep_alive_seconds
         self._is_ours = is_ours
         self._refuse = refuse
+        self._is_over = False
         self._answered = False
         self._unsent: int | None = None
         self._unsent_at = 0.0
@@ -104,6 +105,7 @@ class Patience:
 
     def stop(self) -> None:
         """The connection is gone."""
+        self._is_over = True
         self._timer.cancel()
 
     def _look(self) -> None:
@@ -119,7 +121,8 @@ class Patience:
 
     def _look_again(self, due: float) -> None:
         self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._look)
+        if not self._is_over:
+            self._timer = self._loop.call_at(due, self._look)
 
     def _look_at_reading(self, now: float) -> float:
         """End what the peer does not go on with; else say when to look again."""
