@@ -61,6 +61,13 @@ def sequence_of(given: Mapping[str, Parameter]) -> SequencePosition | None:
     return SequencePosition(sequence_id, is_start, is_end) if sequence_id else None  # type: ignore[arg-type]
 
 
+def parameters_of(sequence: SequencePosition | None) -> Mapping[str, Parameter]:
+    """The parameters that name a place in a sequence, as `sequence_of` reads them; nothing for none."""
+    if sequence is None:
+        return {}
+    return {"sequence_id": sequence.id, "sequence_start": sequence.is_start, "sequence_end": sequence.is_end}
+
+
 def _flag(given: Mapping[str, Parameter], name: str) -> bool:
     value = given.get(name, False)
     if not isinstance(value, bool):

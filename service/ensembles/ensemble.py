@@ -11,8 +11,9 @@ from service.admission import Admission
 from service.clock import Clock, Timer
 from service.ensembles.ensemble_binding import EnsembleBinding, Resolve
 from service.ensembles.ensemble_plan import EnsemblePlan
-from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, Journey, worded
+from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, RunHooks
 from service.ensembles.entry_line import EntryLine
+from service.ensembles.step_errors import in_ensemble
 from service.loaded import LoadedVersion
 from service.request import (
     Admitted,
@@ -62,8 +63,8 @@ class EnsembleModel:
         self._admission = Admission(self.name, layout_from_config(loaded.config), loaded.config.max_batch_size)
         self._policy = queue_policy_from_config(loaded.config)
         self._most_running = loaded.config.ensemble_scheduling.max_inflight_requests
-        self._running: set[_Visit] = set()
-        self._line: EntryLine[_Visit] = EntryLine()
+        self._running: set[_Pending] = set()
+        self._line: EntryLine[_Pending] = EntryLine()
         self._is_draining = False
         self._on_quiet: Callable[[], None] | None = None
 
@@ -85,16 +86,16 @@ class EnsembleModel:
     def infer(self, request: InferRequest, settle: Settle) -> Admitted | None:
         """Admit a request; `settle` is called exactly once, perhaps before this returns; None if it was refused."""
         try:
-            visit = self._admitted(request, settle)
+            pending = self._admitted(request, settle)
         except Error as refusal:
             self._count_failure(request, refusal)
             deliver(settle, refusal, self.name)
             return None
         if self._has_room() and not self._line:
-            self._begin(visit)
+            self._begin(pending)
         else:
-            self._queue(visit)
-        return visit
+            self._queue(pending)
+        return pending
 
     def drain(self, on_drained: Callable[[], None]) -> None:
         """Refuse what is new, finish what is here, then call back."""
@@ -105,13 +106,13 @@ class EnsembleModel:
     def abandon(self) -> None:
         """Tell everybody who still waits for an answer that none will come."""
         reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
-        for visit in [*self._line, *self._running]:
-            visit.stop(reason)
+        for pending in [*self._line, *self._running]:
+            pending.stop(reason)
 
     def close(self) -> None:
         """Nothing is held that `drain` or `abandon` did not give back: the steps belong to their own models."""
 
-    def _admitted(self, request: InferRequest, settle: Settle) -> "_Visit":
+    def _admitted(self, request: InferRequest, settle: Settle) -> "_Pending":
         if self._is_draining:
             raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
         self._hold()
@@ -127,7 +128,7 @@ class EnsembleModel:
                 "Send fewer at once."
             )
         request.deadline, _ = self._policy.limits(request, self._clock.now())
-        return _Visit(self, self._binding.plan, request, settle, rows, self._clock.now())
+        return _Pending(self, self._binding.plan, request, settle, rows, self._clock.now())
 
     def _hold(self) -> None:
         """Say and do what follows from the models that answer now; raises `NotReady` if that is nothing."""
@@ -138,27 +139,29 @@ class EnsembleModel:
     def _has_room(self) -> bool:
         return not self._most_running or len(self._running) < self._most_running
 
-    def _queue(self, visit: "_Visit") -> None:
-        self._line.add(self._binding.levels.level_of(visit.request.priority), visit)
-        if visit.request.deadline is not None:
-            seconds = max(visit.request.deadline - visit.arrived_at, LEAST_TIMEOUT_SECONDS)
+    def _queue(self, pending: "_Pending") -> None:
+        self._line.add(self._binding.levels.level_of(pending.request.priority), pending)
+        if pending.request.deadline is not None:
+            seconds = max(pending.request.deadline - pending.arrived_at, LEAST_TIMEOUT_SECONDS)
             reason = DeadlineExceeded(f"model '{self.name}': Request timeout expired while it waited at the entry.")
-            visit.timer = self._clock.call_later(seconds, visit.stop, reason)
+            pending.timer = self._clock.call_later(seconds, pending.stop, reason)
 
-    def _begin(self, visit: "_Visit") -> None:
-        self._running.add(visit)
-        if visit.timer is not None:
-            visit.timer.cancel()
-        visit.begun_at = self._clock.now()
-        outputs = visit.request.outputs
-        route = self._binding.route if visit.plan is self._binding.plan and not outputs else visit.plan.route(outputs)
+    def _begin(self, pending: "_Pending") -> None:
+        self._running.add(pending)
+        if pending.timer is not None:
+            pending.timer.cancel()
+        pending.begun_at = self._clock.now()
+        outputs = pending.request.outputs
+        route = (
+            self._binding.route if pending.plan is self._binding.plan and not outputs else pending.plan.route(outputs)
+        )
         limit = self._most_running or DEFAULT_STEP_LIMIT
-        journey = Journey(visit.answer, visit.end, lambda: self._on_gone(visit))
-        visit.run = EnsembleRun(visit.plan, route, visit.request, self._infer, self._clock, journey, limit)
-        visit.run.begin(self._optional)
+        hooks = RunHooks(pending.answer, pending.end, lambda: self._on_gone(pending))
+        pending.run = EnsembleRun(pending.plan, route, pending.request, self._infer, self._clock, hooks, limit)
+        pending.run.begin(self._optional)
 
-    def _on_gone(self, visit: "_Visit") -> None:
-        self._running.discard(visit)
+    def _on_gone(self, pending: "_Pending") -> None:
+        self._running.discard(pending)
         self._clock.call_soon(self._begin_next)
 
     def _begin_next(self) -> None:
@@ -166,26 +169,26 @@ class EnsembleModel:
             self._begin(self._line.take())
         self._tell_if_quiet()
 
-    def leave(self, visit: "_Visit") -> None:
+    def leave(self, pending: "_Pending") -> None:
         """Take a request out that waits at the entry."""
-        self._line.remove(visit)
+        self._line.remove(pending)
         self._clock.call_soon(self._tell_if_quiet)
 
-    def succeed(self, visit: "_Visit", response: InferResponse) -> None:
+    def succeed(self, pending: "_Pending", response: InferResponse) -> None:
         """Count a request that went well as one execution, as its steps did in theirs, and answer it."""
         timings = response.timings
         self.statistics.count_batch(
-            Execution(visit.rows, timings.compute_input, timings.compute_infer, timings.compute_output)
+            Execution(pending.rows, timings.compute_input, timings.compute_infer, timings.compute_output)
         )
-        own = replace(timings, queue=visit.begun_at - visit.arrived_at)
-        seconds = self._clock.now() - (visit.request.received_at or visit.arrived_at)
-        self.statistics.count_success(visit.rows, own, seconds, int(time.time() * 1000))
-        deliver(visit.settle, response, self.name)
+        own = replace(timings, queue=pending.begun_at - pending.arrived_at)
+        seconds = self._clock.now() - (pending.request.received_at or pending.arrived_at)
+        self.statistics.count_success(pending.rows, own, seconds, int(time.time() * 1000))
+        deliver(pending.settle, response, self.name)
 
-    def fail(self, visit: "_Visit", reason: Error) -> None:
+    def fail(self, pending: "_Pending", reason: Error) -> None:
         """Count a request that did not, and say why."""
-        self._count_failure(visit.request, reason)
-        deliver(visit.settle, reason, self.name)
+        self._count_failure(pending.request, reason)
+        deliver(pending.settle, reason, self.name)
 
     def _count_failure(self, request: InferRequest, reason: Error) -> None:
         seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
@@ -197,7 +200,7 @@ class EnsembleModel:
             callback()
 
 
-class _Visit:
+class _Pending:
     """One request at an ensemble: it waits at the entry, then it runs, and it is answered once."""
 
     def __init__(
@@ -252,7 +255,7 @@ class _Visit:
         if reason is None:
             self._model.succeed(self, self._response((), {}))
         else:
-            self._model.fail(self, reason if isinstance(reason, Cancelled) else _inside(self._model.name, reason))
+            self._model.fail(self, reason if isinstance(reason, Cancelled) else in_ensemble(self._model.name, reason))
 
     def _response(self, outputs: tuple[WireTensor, ...], parameters: Mapping[str, Parameter]) -> InferResponse:
         assert self.run is not None
@@ -267,8 +270,3 @@ class _Visit:
             batch_rows=self.rows,
         )
         return InferResponse(self._model.name, self._model.version, request.id, outputs, timings, parameters)
-
-
-def _inside(ensemble: str, reason: Error) -> Error:
-    """The same error, naming the ensemble that it happened in."""
-    return worded(reason, f"in ensemble '{ensemble}', {reason}")

@@ -18,11 +18,13 @@ from service.ensembles.ensemble_tensors import (
     EnsembleTensor,
     Feed,
     Reshape,
+    TensorsByName,
     agree,
     inner_tensors_of,
     reshapes_of,
     tensors_of,
 )
+from service.request import InferResponse
 
 ConfigOf = Callable[[str, str], ModelConfig]
 """The complete configuration of a model that answers, by name and version; empty for the newest."""
@@ -51,7 +53,13 @@ class PlannedStep:
 
     @property
     def is_decoupled(self) -> bool:
+        """Whether it may answer any number of times, so that what follows runs once for each answer."""
         return self.opens != self.scope
+
+    def tensors_from(self, response: InferResponse) -> TensorsByName:
+        """What its response gives to the ensemble; None for an output that it left out."""
+        given = {tensor.name: tensor for tensor in response.outputs}
+        return {tensor: given.get(name) for name, tensor in self.outputs.items()}
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,6 +98,7 @@ class EnsemblePlan:
 
     @property
     def is_decoupled(self) -> bool:
+        """Whether the ensemble may answer any number of times: a step of it is decoupled."""
         return any(step.is_decoupled for step in self.steps)
 
     def route(self, outputs: Collection[str]) -> Route:

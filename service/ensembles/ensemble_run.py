@@ -6,10 +6,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, InvalidInput, Overloaded
+from enginehouse.errors import DeadlineExceeded, EngineFailed, Error, InvalidInput, Overloaded
 from service.clock import Clock
 from service.ensembles.ensemble_plan import EnsemblePlan, PlannedStep, Route
-from service.ensembles.ensemble_tensors import Feed
+from service.ensembles.ensemble_tensors import TensorsByName
+from service.ensembles.step_errors import in_step
+from service.ensembles.tensor_scope import TensorScope
 from service.request import (
     Admitted,
     Infer,
@@ -20,16 +22,13 @@ from service.request import (
     Timings,
     WireTensor,
 )
-from service.reserved_parameters import SEQUENCE_PARAMETERS, sequence_of
+from service.reserved_parameters import SEQUENCE_PARAMETERS, parameters_of, sequence_of
 
 # Answers of a decoupled step that may wait for the steps behind it: more than any stream of words, less than a flood.
 MAX_WAITING_ANSWERS = 10_000
 
 # Executions of one step for one request at once, where the configuration says nothing: enough to fill a batch.
 DEFAULT_STEP_LIMIT = 64
-
-Tensors = Mapping[str, WireTensor | None]
-"""By name in the ensemble; None for an optional one that was not given."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,40 +50,18 @@ class Spent:
 
 
 @dataclass(slots=True, frozen=True)
-class Journey:
-    """Whom a run reports to.
+class RunHooks:
+    """What a run tells the ensemble it works for.
 
     Attributes:
-        answer: takes each set of outputs that is complete, and what is said besides.
-        end: takes the reason why there are no more; None if all went well. Called once.
-        gone: called once, when no step is at work for this request any more; after `end`.
+        on_answer: takes each set of outputs that is complete, and what is said besides.
+        on_end: takes the reason why there are no more; None if all went well. Called once.
+        on_gone: called once, when no step is at work for this request any more; after `on_end`.
     """
 
-    answer: Callable[[tuple[WireTensor, ...], Mapping[str, Parameter]], None]
-    end: Callable[[Error | None], None]
-    gone: Callable[[], None]
-
-
-class _Scope:
-    """Tensors that belong together: those of the request, or those that follow from one answer of a decoupled step.
-
-    `sequences` holds, by tensor, the sequence of what is made of it, where a step said so.
-    """
-
-    __slots__ = ("number", "order", "sequences", "started", "tensors", "uses")
-
-    def __init__(self, number: int, order: int, uses: Mapping[str, int]) -> None:
-        self.number = number
-        self.order = order
-        self.tensors: dict[str, WireTensor | None] = {}
-        self.uses = dict(uses)
-        self.sequences: dict[str, SequencePosition | None] = {}
-        self.started: set[int] = set()
-
-    def use(self, name: str) -> WireTensor | None:
-        """Look at a tensor once; the last look takes it out."""
-        self.uses[name] -= 1
-        return self.tensors[name] if self.uses[name] else self.tensors.pop(name)
+    on_answer: Callable[[tuple[WireTensor, ...], Mapping[str, Parameter]], None]
+    on_end: Callable[[Error | None], None]
+    on_gone: Callable[[], None]
 
 
 class _Call:
@@ -92,7 +69,7 @@ class _Call:
 
     __slots__ = ("admitted", "position", "scope", "told")
 
-    def __init__(self, scope: _Scope, position: int, told: list[SequencePosition | None]) -> None:
+    def __init__(self, scope: TensorScope, position: int, told: list[SequencePosition | None]) -> None:
         self.scope = scope
         self.position = position
         self.told = told
@@ -116,7 +93,7 @@ class EnsembleRun:
         request: InferRequest,
         infer: Infer,
         clock: Clock,
-        journey: Journey,
+        hooks: RunHooks,
         step_limit: int,
     ) -> None:
         self.request = request
@@ -125,7 +102,7 @@ class EnsembleRun:
         self._route = route
         self._infer = infer
         self._clock = clock
-        self._journey = journey
+        self._hooks = hooks
         self._step_limit = step_limit
         self._is_over = False
         self._is_gone = False
@@ -133,7 +110,7 @@ class EnsembleRun:
         self._events: deque[Callable[[], None]] = deque()
         self._calls: set[_Call] = set()
         self._busy: Counter[int] = Counter()
-        self._waiting: dict[int, deque[_Scope]] = {}
+        self._waiting: dict[int, deque[TensorScope]] = {}
         self._opened = 0
         self._answers: dict[int, tuple[tuple[WireTensor, ...], Mapping[str, Parameter]]] = {}
         self._next_answer = 0
@@ -142,30 +119,22 @@ class EnsembleRun:
         """Start the steps that need nothing but the request's own tensors; `optional` ones may be missing."""
         tensors: dict[str, WireTensor | None] = dict.fromkeys(optional)
         tensors.update({tensor.name: self._inner(tensor) for tensor in self.request.inputs})
-        self._work(lambda: self._arrive(_Scope(0, 0, self._route.uses), tensors))
+        self._work(lambda: self._arrive(TensorScope(0, 0, self._route.uses), tensors))
 
     def _inner(self, tensor: WireTensor) -> WireTensor:
         """An input as the steps see it; its shape was checked at the entry."""
         reshape = self._plan.reshapes.get(tensor.name)
         return tensor if reshape is None else replace(tensor, shape=reshape.of(tensor.shape))
 
-    def is_over(self) -> bool:
-        """Whether its caller was told the end."""
-        return self._is_over
-
-    def cancel(self) -> None:
-        """The caller left: steps that wait leave their queues, those that run finish unheard."""
-        self.stop(Cancelled(f"the request to model '{self.request.model_name}' was cancelled."))
-
     def stop(self, reason: Error) -> None:
-        """End it now, for a reason that is given to the caller."""
+        """End it now, for a reason that is given to the caller: steps in line leave it, those that run go unheard."""
         if self._is_over:
             return
         self._is_over = True
         self._answers.clear()
         for scopes in self._waiting.values():
             scopes.clear()
-        self._journey.end(reason)
+        self._hooks.on_end(reason)
         for call in list(self._calls):
             if call.admitted is not None:
                 call.admitted.cancel()
@@ -181,7 +150,7 @@ class EnsembleRun:
         self._is_working = False
         self._end_if_done()
 
-    def _arrive(self, scope: _Scope, tensors: Tensors) -> None:
+    def _arrive(self, scope: TensorScope, tensors: TensorsByName) -> None:
         """Take new tensors in, and start whatever waited for them."""
         for name, tensor in tensors.items():
             if scope.uses.get(name):
@@ -194,7 +163,7 @@ class EnsembleRun:
                 scope.started.add(position)
                 self._start_or_wait(scope, position)
 
-    def _start_or_wait(self, scope: _Scope, position: int) -> None:
+    def _start_or_wait(self, scope: TensorScope, position: int) -> None:
         if self._busy[position] < self._step_limit:
             self._start(scope, position)
             return
@@ -207,7 +176,7 @@ class EnsembleRun:
         elif not self._is_over:
             waiting.append(scope)
 
-    def _start(self, scope: _Scope, position: int) -> None:
+    def _start(self, scope: TensorScope, position: int) -> None:
         deadline = self.request.deadline
         now = self._clock.now()
         if deadline is not None and deadline <= now:
@@ -218,15 +187,18 @@ class EnsembleRun:
         call = _Call(scope, position, told[:1])
         self._calls.add(call)
         self._busy[position] += 1
-        request = self._request(call, self._plan.steps[position], now)
+        self._ask(call, self._request(call, self._plan.steps[position], now))
+
+    def _ask(self, call: _Call, request: InferRequest) -> None:
         call.admitted = self._infer(request, lambda answer: self._work(lambda: self._on_settled(call, answer)))
-        if call.admitted is not None and self.is_over():
+        # What ended the run while the step was asked could not cancel this call yet.
+        if self._is_over and call.admitted is not None:
             call.admitted.cancel()
 
     def _request(self, call: _Call, step: PlannedStep, now: float) -> InferRequest:
         scope = call.scope
         tensors = {name: scope.use(name) for name in step.tensors}
-        inputs = [_fed(feed, tensors[feed.tensor]) for feed in step.inputs]
+        inputs = [feed.fed(tensors[feed.tensor]) for feed in step.inputs]
         own = self.request
         return InferRequest(
             step.model_name,
@@ -249,14 +221,14 @@ class EnsembleRun:
         if self._is_over:
             return
         step = self._plan.steps[call.position]
-        scope = _Scope(step.opens, self._opened, self._route.uses)
+        scope = TensorScope(step.opens, self._opened, self._route.uses)
         self._opened += step.opens == self._plan.result_scope
         self._take(scope, call, response)
 
-    def _take(self, scope: _Scope, call: _Call, response: InferResponse) -> None:
+    def _take(self, scope: TensorScope, call: _Call, response: InferResponse) -> None:
         """Take the outputs of a step in; what it says of their sequence holds for all that is made of them."""
         step = self._plan.steps[call.position]
-        tensors = _renamed(step, response)
+        tensors = step.tensors_from(response)
         told = call.told
         if not SEQUENCE_PARAMETERS.isdisjoint(response.parameters):
             current = call.told[0] if call.told else self.request.sequence
@@ -275,7 +247,7 @@ class EnsembleRun:
         if self._is_over:
             return
         if isinstance(answer, Error):
-            self.stop(_of_step(self._plan.steps[call.position].model_name, answer))
+            self.stop(in_step(self._plan.steps[call.position].model_name, answer))
             return
         self.spent = self.spent.plus(answer.timings)
         step = self._plan.steps[call.position]
@@ -287,7 +259,7 @@ class EnsembleRun:
         if waiting:
             self._start(waiting.popleft(), call.position)
 
-    def _collect(self, scope: _Scope) -> None:
+    def _collect(self, scope: TensorScope) -> None:
         """Hand the outputs over once all are there, in the order in which what they follow from was given.
 
         That is once for a scope: every step on the route leads to an output, so then all of them have run.
@@ -297,15 +269,15 @@ class EnsembleRun:
             return
         tensors = {name: scope.use(name) for name in names}
         try:
-            outputs = [_fed(result, tensors[result.tensor]) for result in self._route.results]
+            outputs = [result.fed(tensors[result.tensor]) for result in self._route.results]
         except Error as problem:
             self.stop(problem)
             return
         told = next((scope.sequences[name] for name in tensors if name in scope.sequences), None)
-        self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None), _said_of(told)
+        self._answers[scope.order] = tuple(tensor for tensor in outputs if tensor is not None), parameters_of(told)
         while not self._is_over and self._next_answer in self._answers:
             self._next_answer += 1
-            self._journey.answer(*self._answers.pop(self._next_answer - 1))
+            self._hooks.on_answer(*self._answers.pop(self._next_answer - 1))
 
     def _end_if_done(self) -> None:
         if self._calls:
@@ -313,41 +285,10 @@ class EnsembleRun:
         if not self._is_over:
             self._is_over = True
             is_short = not self._plan.is_decoupled and not self._next_answer
-            self._journey.end(EngineFailed("no step can run, and outputs are missing.") if is_short else None)
+            self._hooks.on_end(EngineFailed("no step can run, and outputs are missing.") if is_short else None)
         self._tell_if_gone()
 
     def _tell_if_gone(self) -> None:
         if not self._calls and not self._is_gone:
             self._is_gone = True
-            self._journey.gone()
-
-
-def _renamed(step: PlannedStep, response: InferResponse) -> Tensors:
-    given = {tensor.name: tensor for tensor in response.outputs}
-    return {tensor: given.get(name) for name, tensor in step.outputs.items()}
-
-
-def _said_of(sequence: SequencePosition | None) -> Mapping[str, Parameter]:
-    """What an answer tells of a sequence that a step named."""
-    if sequence is None:
-        return {}
-    return {"sequence_id": sequence.id, "sequence_start": sequence.is_start, "sequence_end": sequence.is_end}
-
-
-def worded(reason: Error, text: str) -> Error:
-    """The same error in other words; what else it carries stays."""
-    # Not by its constructor, which may want something else than a text.
-    other = type(reason).__new__(type(reason), text)
-    other.__dict__.update(reason.__dict__)
-    return other
-
-
-def _of_step(name: str, reason: Error) -> Error:
-    """The same error, naming the step that it came from unless it does so itself."""
-    return reason if f"'{name}'" in str(reason) else worded(reason, f"{reason} (step '{name}')")
-
-
-def _fed(feed: Feed, tensor: WireTensor | None) -> WireTensor | None:
-    if tensor is None:
-        return None
-    return WireTensor(feed.name, tensor.dtype, feed.fitted(tensor.shape), tensor.data)
+            self._hooks.on_gone()

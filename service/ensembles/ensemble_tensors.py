@@ -1,6 +1,6 @@
 """Tensors of an ensemble: what each end says of one, and how one end's shape becomes the other's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from enginehouse.dtype import DType
@@ -8,7 +8,11 @@ from enginehouse.errors import EngineFailed, InvalidInput
 from enginehouse.model_config import dtype_from_config, engine_shape
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 from enginehouse.tensor import shape_fits
+from service.request import WireTensor
 from service.scheduling.rows import carried
+
+TensorsByName = Mapping[str, WireTensor | None]
+"""By name in the ensemble; None for an optional one that was not given."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -59,6 +63,16 @@ class Feed:
     wants_batch: bool
     comes_batched: bool
     reshape: Reshape | None = None
+
+    def fed(self, tensor: WireTensor | None) -> WireTensor | None:
+        """The tensor under the receiver's name, its shape `fitted`; None for one that was not given.
+
+        Raises:
+            EngineFailed: it cannot be reshaped.
+        """
+        if tensor is None:
+            return None
+        return WireTensor(self.name, tensor.dtype, self.fitted(tensor.shape), tensor.data)
 
     def fitted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape as the receiver wants it.

@@ -21,6 +21,7 @@ class EntryLine(Generic[T]):
             yield from self._levels[level]
 
     def add(self, level: int, item: T) -> None:
+        """Let one wait behind all others of its level; a higher level goes later."""
         self._levels.setdefault(level, {})[item] = None
 
     def take(self) -> T:

@@ -6,7 +6,7 @@ import pytest
 
 from enginehouse.errors import InvalidInput
 from service.request import SequencePosition
-from service.reserved_parameters import take_reserved
+from service.reserved_parameters import parameters_of, sequence_of, take_reserved
 from tests.service.conftest import make_request
 
 
@@ -86,3 +86,8 @@ def test_one_that_means_nothing_is_refused_and_changes_nothing(name: str, value:
         take_reserved(request)
     assert request.parameters == parameters
     assert (request.priority, request.sequence) == (0, None)
+
+
+@pytest.mark.parametrize("position", [SequencePosition(7, is_start=True), SequencePosition("a", is_end=True), None])
+def test_a_place_in_a_sequence_is_told_as_it_is_read(position: SequencePosition | None) -> None:
+    assert sequence_of(parameters_of(position)) == position

@@ -153,16 +153,6 @@ def test_an_error_that_does_not_name_its_step_is_told_with_the_name_and_stays_wh
     assert str(bench.error()) == f"in ensemble 'e', {problem} (step 'c')"
 
 
-def test_what_an_error_carries_besides_its_text_stays() -> None:
-    bench = chain()
-    refusal = Overloaded("the queue is full.")
-    refusal.__dict__["retry_after_seconds"] = 3
-    bench.steps.refusals["a"] = refusal
-    bench.ask()
-    assert bench.error().__dict__["retry_after_seconds"] == 3
-    assert bench.is_empty()
-
-
 def test_a_caller_that_leaves_is_told_at_once_and_its_place_is_free_when_the_engine_is() -> None:
     bench = chain(scheduling="max_inflight_requests: 1")
     first = bench.ask("first")
