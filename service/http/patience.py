@@ -51,8 +51,10 @@ class Patience:
         refuse: tells the peer that its request did not come.
     """
 
-    __slots__ = ("_answered", "_flow", "_is_over", "_is_ours", "_keep_alive_seconds", "_loop", "_peer", "_refuse", "_timer",
-                 "_transport", "_unsent", "_unsent_at", "came_bytes", "heard_at", "since", "stage")  # fmt: skip
+    __slots__ = (
+        "_answered", "_flow", "_is_ours", "_is_over", "_keep_alive_seconds", "_loop", "_refuse", "_timer", "_transport",
+        "_unsent", "_unsent_at", "came_bytes", "heard_at", "since", "stage",
+    )  # fmt: skip
 
     def __init__(
         self,
