@@ -30,7 +30,7 @@ from service.registry import Registry
 from service.server import Identity, InferenceServer
 from service.settings import Settings
 from service.status import STATUS
-from service.triton_flags import TRITON_FLAGS, Flag, flag_of
+from service.triton_flags import TRITON_FLAGS, Flag
 
 FOLDER = Path(__file__).parent
 DOCUMENTS = ("operations.md", "protocol.md", "triton.md")
@@ -104,8 +104,8 @@ def parameters() -> str:
 
 def triton_flags() -> str:
     """Every flag of Triton's server, and what becomes of it."""
-    rows = [(f"`--{name}`", flag) for name in TRITON_FLAGS if (flag := flag_of(name)) is not None]
-    return _table(("flag", "is", "note"), [(name, flag.standing, _with_harmless(flag)) for name, flag in rows])
+    rows = [(f"`--{name}`", flag.standing, _with_harmless(flag)) for name, flag in TRITON_FLAGS.items()]
+    return _table(("flag", "is", "note"), rows)
 
 
 def _with_harmless(flag: Flag) -> str:

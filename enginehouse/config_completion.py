@@ -6,6 +6,7 @@ The defaults are Triton's: what a configuration leaves out is filled in, so that
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from enginehouse.config_fields import BACKEND_OF_PLATFORM
 from enginehouse.config_rules import check_config
 from enginehouse.errors import InvalidInput
 from enginehouse.model_config import config_from_specs, dtype_from_config, engine_shape
@@ -16,12 +17,6 @@ from enginehouse.tensor import TensorSpec
 
 DEFAULT_MAX_BATCH_SIZE = 4
 
-_BACKEND_OF_PLATFORM = {
-    "onnxruntime_onnx": "onnxruntime",
-    "tensorrt_plan": "tensorrt",
-    "openvino": "openvino",
-    "python": "python",
-}
 _PLATFORM_OF_FILE = {
     "model.onnx": "onnxruntime_onnx",
     "model.plan": "tensorrt_plan",
@@ -44,6 +39,7 @@ class Completion:
     is_strict: bool = False
 
     def max_batch_size(self, backend: str) -> int:
+        """Rows of a batch where the configuration does not say."""
         default = self.max_batch_sizes.get("", DEFAULT_MAX_BATCH_SIZE)
         return self.max_batch_sizes.get(backend, default)
 
@@ -58,16 +54,16 @@ def complete_platform(config: ModelConfig, files: Sequence[str]) -> None:
         InvalidInput: an unknown platform or backend, or no file that would tell.
     """
     if not config.platform:
-        by_backend = {backend: platform for platform, backend in _BACKEND_OF_PLATFORM.items()}
+        by_backend = {backend: platform for platform, backend in BACKEND_OF_PLATFORM.items()}
         named = [config.default_model_filename] if config.default_model_filename in _PLATFORM_OF_FILE else files
         found = [platform for file, platform in _PLATFORM_OF_FILE.items() if file in named]
         config.platform = by_backend.get(config.backend, "") if config.backend else next(iter(found), "")
-    if config.platform not in _BACKEND_OF_PLATFORM:
+    if config.platform not in BACKEND_OF_PLATFORM:
         raise InvalidInput(
             f"model '{config.name}' has platform '{config.platform or config.backend}' and files {sorted(files)}; "
-            f"expected one of {', '.join(_BACKEND_OF_PLATFORM)}."
+            f"expected one of {', '.join(BACKEND_OF_PLATFORM)}."
         )
-    backend = _BACKEND_OF_PLATFORM[config.platform]
+    backend = BACKEND_OF_PLATFORM[config.platform]
     if config.backend not in ("", backend):
         raise InvalidInput(f"model '{config.name}': platform {config.platform} does not run on {config.backend}.")
     config.backend = backend

@@ -4,12 +4,9 @@ A field that a change makes work is flipped here, in the same commit. A test hol
 description: no field is left out, none is made up.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
 
 from enginehouse.proto.model_config_pb2 import ModelConfig
 
@@ -36,6 +33,14 @@ _RATE_LIMIT = Field("honoured", "with `--rate-limit execution_count`; without it
 _HINT = Field("emulated", "a hint for speed that is not taken; the answers are the same")
 
 _SHAPE_TENSOR = Field("refused", "shape tensors of TensorRT; build the plan with fixed shapes")
+
+# Each platform runs on one backend, and either may be left out of a configuration.
+BACKEND_OF_PLATFORM = {
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorrt_plan": "tensorrt",
+    "openvino": "openvino",
+    "python": "python",
+}
 
 # By dotted path of the field; a map of plain values is one field, a map of messages is entered.
 HONOURED_FIELDS: Mapping[str, Field] = {
@@ -117,7 +122,9 @@ HONOURED_FIELDS: Mapping[str, Field] = {
     "sequence_batching.oldest.max_candidate_sequences": _YES,
     "sequence_batching.oldest.preferred_batch_size": _YES,
     "sequence_batching.oldest.max_queue_delay_microseconds": _YES,
-    "sequence_batching.oldest.preserve_ordering": _YES,
+    "sequence_batching.oldest.preserve_ordering": Field(
+        "emulated", "answers of one sequence always keep their order; those of several never wait for each other"
+    ),
     "sequence_batching.max_sequence_idle_microseconds": _YES,
     "sequence_batching.control_input.name": _YES,
     "sequence_batching.control_input.control.kind": _YES,
@@ -233,21 +240,15 @@ PARAMETERS: Mapping[str, Mapping[str, Field]] = {
         "FORCE_CPU_ONLY_INPUT_TENSORS": Field("emulated", "tensors are always in host memory"),
     },
 }
-_BACKEND_OF_PLATFORM = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
 
 
 def set_parameters(config: ModelConfig) -> dict[str, Field]:
     """The keys of `parameters` that have a meaning to the model's backend, or to any while that is not known yet."""
-    backend = config.backend or _BACKEND_OF_PLATFORM.get(config.platform, "")
+    backend = config.backend or BACKEND_OF_PLATFORM.get(config.platform, "")
     known: dict[str, Field] = {}
     for name, table in PARAMETERS.items():
         known |= table if name == "any" or backend in ("", name) else {}
     return {key: known[key] for key in sorted(config.parameters) if key in known}
-
-
-def set_fields(config: Message) -> list[str]:
-    """Dotted paths of what a configuration sets, in its order, each once; a message that is there but empty is one."""
-    return list(dict.fromkeys(_set_fields(config, "")))
 
 
 def standing_of(path: str) -> Field:
@@ -256,44 +257,3 @@ def standing_of(path: str) -> Field:
         return HONOURED_FIELDS[path]
     inside = [field for name, field in HONOURED_FIELDS.items() if name.startswith(f"{path}.")]
     return next((field for field in inside if field.standing != "refused"), inside[0] if inside else _NOT_YET)
-
-
-def paths_of(message: Descriptor, prefix: str = "") -> Iterator[str]:
-    """Every dotted path that `HONOURED_FIELDS` must know."""
-    for field in message.fields:
-        inside = _entered(field)
-        if inside is None:
-            yield prefix + field.name
-        else:
-            yield from paths_of(inside, f"{prefix}{field.name}.")
-
-
-def _set_fields(message: Message, prefix: str) -> Iterator[str]:
-    for field, value in message.ListFields():
-        path = prefix + field.name
-        if _entered(field) is None:
-            yield path
-            continue
-        for item in _messages(field, value):
-            if item.ListFields():
-                yield from _set_fields(item, f"{path}.")
-            else:
-                yield path
-
-
-def _messages(field: FieldDescriptor, value: object) -> list[Message]:
-    if not field.is_repeated:
-        return [value]  # type: ignore[list-item]
-    return list(value.values()) if _is_map(field) else list(value)  # type: ignore[attr-defined, call-overload]
-
-
-def _entered(field: FieldDescriptor) -> Descriptor | None:
-    """The message whose fields count one by one; None where the field counts as a whole."""
-    if field.message_type is None or field.name == "parameters":
-        return None
-    inside = field.message_type.fields_by_name["value"].message_type if _is_map(field) else field.message_type
-    return inside if inside is not None and inside.fields else None
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry

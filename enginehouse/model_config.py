@@ -10,7 +10,8 @@ from pathlib import Path
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
-from enginehouse.config_fields import set_fields, set_parameters, standing_of
+from enginehouse.config_fields import set_parameters, standing_of
+from enginehouse.config_paths import set_fields
 from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput

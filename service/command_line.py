@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from enginehouse.errors import InvalidInput
-from service.triton_flags import FALSE, TRUE, Flag, flag_of
+from service.triton_flags import FALSE, TRITON_FLAGS, TRUE, Flag
 
 _PROGRAM = "tritonserver"
 _ALIASES = {"model-store": "model-repository"}
@@ -48,7 +48,7 @@ def translate(arguments: Sequence[str]) -> CommandLine:
     if list(arguments[:1]) == [_PROGRAM]:
         arguments = arguments[1:]
     for name, value, written in _flags(arguments):
-        flag = flag_of(name)
+        flag = TRITON_FLAGS.get(name)
         if flag is None:
             ours += written
         elif name in ("log-verbose", "log-info", "log-warning", "log-error"):
@@ -73,7 +73,7 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
         word = arguments[position]
         name, equals, value = word.removeprefix("--").partition("=")
         written = [word]
-        flag = flag_of(name) if word.startswith("--") else None
+        flag = TRITON_FLAGS.get(name) if word.startswith("--") else None
         if flag is None:
             name = ""
         elif not equals and flag.takes_value and position + 1 < len(arguments):

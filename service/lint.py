@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from enginehouse.config_completion import complete_defaults, complete_platform, model_file
-from enginehouse.config_fields import Standing, set_fields, set_parameters, standing_of
+from enginehouse.config_fields import Standing, set_parameters, standing_of
+from enginehouse.config_paths import set_fields
 from enginehouse.config_rules import check_config
 from enginehouse.engine_options import engine_options_from_config
 from enginehouse.errors import Error, InvalidInput, NotFound

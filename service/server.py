@@ -106,10 +106,6 @@ class InferenceServer:
         """
         try:
             model = self.registry.resolve(request.model_name, request.model_version)
-        except Error as refusal:
-            deliver(settle, refusal, request.model_name)
-            return None
-        try:
             settle = as_asked(request, settle, model.config, model.labels)
         except Error as refusal:
             deliver(settle, refusal, request.model_name)
@@ -170,10 +166,12 @@ class InferenceServer:
             return False
 
     def server_metadata(self) -> ServerMetadataResponse:
+        """Who the server is, and the extensions of the protocol that clients may use."""
         extensions = [*EXTENSIONS, *self._controls.extensions]
         return ServerMetadataResponse(name=self._identity.name, version=self._identity.version, extensions=extensions)
 
     def model_metadata(self, name: str, version: str) -> ModelMetadataResponse:
+        """Tensors of a version, or of the newest; raises `NotFound`, `NotReady` or `InvalidInput` as `resolve` does."""
         model = self.registry.resolve(name, version)
         versions = [int(version)] if version else self.registry.versions(name)
         return describe.model_metadata(model, versions)
@@ -194,6 +192,7 @@ class InferenceServer:
         return ModelStatisticsResponse(model_stats=[describe.model_statistics(model) for model in models])
 
     def repository_index(self, only_ready: bool) -> RepositoryIndexResponse:
+        """Every version that was ever asked for, and every model that never was."""
         return describe.repository_index(self.registry, self._lifecycle.repository_names(), only_ready)
 
     async def load(self, name: str, config_json: str = "", files: Mapping[str, bytes] | None = None) -> None:

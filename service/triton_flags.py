@@ -1,13 +1,9 @@
-"""What becomes of each flag of Triton's server: the one table that the command line and the documentation read.
-
-A flag that `Settings` has under the same name is honoured, whatever is written here of it.
-"""
+"""What becomes of each flag of Triton's server: the one table that the command line and the documentation read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginehouse.config_fields import Standing
-from service.settings import Settings
 
 
 @dataclass(slots=True, frozen=True)
@@ -30,7 +26,6 @@ class Flag:
 
 TRUE, FALSE = ("true", "on", "1"), ("false", "off", "0")
 _YES = Flag("honoured")
-_NOT_YET = Flag("refused", "not built yet")
 _ALWAYS_ON = Flag("refused", "always there: bind its address to the loopback, or close its port", TRUE)
 _THREADS = Flag("emulated", "one event loop serves all connections; a number of threads means nothing to it")
 _POOL = Flag("emulated", "memory is taken as it is needed; there is no pool")
@@ -138,11 +133,3 @@ TRITON_FLAGS: Mapping[str, Flag] = {
     "trace-count": _TRACE,
     "trace-log-frequency": _TRACE,
 }
-
-
-def flag_of(name: str) -> Flag | None:
-    """What becomes of a flag of Triton's; None for one that Triton does not have."""
-    flag = TRITON_FLAGS.get(name)
-    if flag is not None and flag.standing != "honoured" and name.replace("-", "_") in Settings.model_fields:
-        return _YES
-    return flag

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 
 from enginehouse.dtype import dtype_from_name
-from enginehouse.errors import InvalidInput, NotSupported
-from service.codecs.client_tensors import REGION, ClientMemory, RegionSlice, slice_from_parameters
+from enginehouse.errors import InvalidInput
+from service.codecs.client_tensors import REGION, ClientMemory, RegionSlice
 from service.codecs.json_tensor import bytes_from_json, json_from_tensor
+from service.codecs.parameter_rules import check_name, output_wish, place_of
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 
 Body = bytes | memoryview
@@ -146,7 +147,7 @@ def object_from_json(data: Body) -> dict[str, Any]:
 def _list(header: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     value = header.get(key)
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-        raise InvalidInput(f"'{key}' must be a list of objects.")
+        raise InvalidInput(f"'{key}' must be a list of objects; found {short_repr(value)}.")
     return value
 
 
@@ -162,7 +163,7 @@ def parameters_of(owner: Mapping[str, Any], whose: str) -> dict[str, Parameter]:
     """The `parameters` of a request or a tensor; raises `InvalidInput` for what is none, and for reserved names."""
     value = owner.get("parameters", {})
     if not isinstance(value, dict):
-        raise InvalidInput(f"'parameters' of {whose} must be an object.")
+        raise InvalidInput(f"'parameters' of {whose} must be an object; found {short_repr(value)}.")
     for key, item in value.items():
         check_parameter(key, item, whose)
     return value
@@ -174,8 +175,7 @@ def check_parameter(key: str, value: Any, whose: str) -> None:
         raise InvalidInput(
             f"parameter '{key[:80]}' of {whose} must be a string, a number or a boolean; it has invalid type."
         )
-    if key.startswith("triton_"):
-        raise InvalidInput(f"parameter keys starting with 'triton_' are reserved; '{key[:80]}' of {whose} is one.")
+    check_name(key, whose)
 
 
 def _input(entry: Mapping[str, Any], tail: _Tail, memory: ClientMemory | None) -> WireTensor:
@@ -183,7 +183,7 @@ def _input(entry: Mapping[str, Any], tail: _Tail, memory: ClientMemory | None) -
     dtype = dtype_from_name(entry.get("datatype", ""))
     shape = _shape(entry.get("shape"), name)
     parameters = parameters_of(entry, f"input '{name}'")
-    place = _place(parameters, f"input '{name}'", memory)
+    place = place_of(parameters, f"input '{name}'", memory)
     size = parameters.get("binary_data_size")
     if (place is not None) + (size is not None) + ("data" in entry) != 1:
         raise InvalidInput(
@@ -197,13 +197,6 @@ def _input(entry: Mapping[str, Any], tail: _Tail, memory: ClientMemory | None) -
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise InvalidInput(f"binary_data_size of input '{name}' is {size!r}; a byte count is expected.")
     return WireTensor(name, dtype, shape, tail.take(size, name))
-
-
-def _place(parameters: Mapping[str, Parameter], whose: str, memory: ClientMemory | None) -> RegionSlice | None:
-    place = slice_from_parameters(parameters, whose)
-    if place is not None and memory is None:
-        raise NotSupported(f"{whose} names a shared memory region, which this server does not have.")
-    return place
 
 
 def _name(entry: Mapping[str, Any], kind: str) -> str:
@@ -244,15 +237,8 @@ class _Outputs:
 
     def _add(self, name: str, entry: Mapping[str, Any], memory: ClientMemory | None) -> None:
         wanted = parameters_of(entry, f"output '{name}'")
-        classes = wanted.get("classification", 0)
-        if type(classes) is not int or not 0 <= classes < 2**31:
-            raise InvalidInput(f"'classification' of output '{name}' is {classes!r}; a number of classes is expected.")
-        place = _place(wanted, f"output '{name}'", memory)
+        place, classes = output_wish(wanted, name, memory)
         if place is not None:
-            assert memory is not None
-            if classes:
-                raise InvalidInput(f"output '{name}' cannot have both '{REGION}' and 'classification'; choose one.")
-            memory.check(place.region, place.offset, place.byte_size)
             self._regions[name] = place
         if classes:
             self.classifications[name] = classes

@@ -49,7 +49,8 @@ def flat(data: Any) -> list[Any]:
 
 def _text_array(items: list[Any], name: str) -> Array:
     if not all(isinstance(item, str) for item in items):
-        raise InvalidInput(f"input '{name}' is BYTES; its JSON data must be strings.")
+        found = ", ".join(sorted({type(item).__name__ for item in items} - {"str"}))
+        raise InvalidInput(f"input '{name}' is BYTES; its JSON data must be strings, found {found}.")
     array = np.empty(len(items), dtype=object)
     array[:] = items
     return array

@@ -19,6 +19,7 @@ from service.codecs.client_tensors import (
     slice_from_parameters,
     write_outputs,
 )
+from service.codecs.parameter_rules import check_name, output_wish
 from service.request import InferRequest, InferResponse, Parameter, WireTensor
 
 EMPTY_FINAL = "triton_enable_empty_final_response"
@@ -28,7 +29,6 @@ _CONTENTS_FIELDS = (
     "fp32_contents", "fp64_contents", "bytes_contents",
 )  # fmt: skip
 _INT64_LIMIT, _UINT64_LIMIT = 2**63, 2**64
-_CLASSES_LIMIT = 2**31
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,16 +51,20 @@ def decode_request(message: ModelInferRequest, memory: ClientMemory) -> tuple[In
         message: as it came.
         memory: where inputs may lie, and outputs may go.
     """
-    parameters = _parameters(message.parameters)
+    parameters = _unwrapped(message.parameters)
     wants_empty_final = parameters.pop(EMPTY_FINAL, False)
     if not isinstance(wants_empty_final, bool):
         raise InvalidInput(f"parameter '{EMPTY_FINAL}' is {wants_empty_final!r}; a boolean is expected.")
-    _check_reserved(parameters)
+    _check_names(parameters, "the request")
     slices: dict[str, RegionSlice] = {}
     classifications: dict[str, int] = {}
     for output in message.outputs:
         if output.parameters:
-            _read_wish(output, memory, slices, classifications)
+            place, classes = output_wish(_parameters(output.parameters, f"output '{output.name}'"), output.name, memory)
+            if place is not None:
+                slices[output.name] = place
+            if classes:
+                classifications[output.name] = classes
     request = InferRequest(
         model_name=message.model_name,
         model_version=message.model_version,
@@ -116,30 +120,6 @@ def set_parameter(parameters: Any, key: str, value: Parameter) -> None:
         entry.string_param = str(value)
 
 
-def _read_wish(
-    output: ModelInferRequest.InferRequestedOutputTensor,
-    memory: ClientMemory,
-    slices: dict[str, RegionSlice],
-    classifications: dict[str, int],
-) -> None:
-    """Note where an output goes, and whether only its highest classes are wanted."""
-    wanted = _parameters(output.parameters)
-    _check_reserved(wanted)
-    classes = wanted.get("classification", 0)
-    if type(classes) is not int or not 0 <= classes < _CLASSES_LIMIT:
-        raise InvalidInput(
-            f"'classification' of output '{output.name}' is {classes!r}; a number of classes is expected."
-        )
-    place = slice_from_parameters(wanted, f"output '{output.name}'")
-    if place is not None and classes:
-        raise InvalidInput(f"output '{output.name}' cannot have both '{REGION}' and 'classification'; choose one.")
-    if place is not None:
-        memory.check(place.region, place.offset, place.byte_size)
-        slices[output.name] = place
-    if classes:
-        classifications[output.name] = classes
-
-
 def _name_slices(answer: ModelInferResponse, response: InferResponse, slices: Mapping[str, RegionSlice]) -> None:
     for entry, tensor in zip(answer.outputs, response.outputs, strict=True):
         place = slices.get(tensor.name)
@@ -180,9 +160,8 @@ def _refuse_contents(message: ModelInferRequest, slices: Sequence[RegionSlice | 
 def _slice(tensor: ModelInferRequest.InferInputTensor) -> RegionSlice | None:
     if not tensor.parameters:
         return None
-    parameters = _parameters(tensor.parameters)
-    _check_reserved(parameters)
-    return slice_from_parameters(parameters, f"input '{tensor.name}'")
+    whose = f"input '{tensor.name}'"
+    return slice_from_parameters(_parameters(tensor.parameters, whose), whose)
 
 
 def _input_in_memory(
@@ -241,7 +220,13 @@ def _bytes_from_contents(tensor: ModelInferRequest.InferInputTensor, dtype: DTyp
         raise InvalidInput(f"input '{tensor.name}' holds a number that {dtype.name} cannot: {problem}.") from problem
 
 
-def _parameters(message: Any) -> dict[str, Parameter]:
+def _parameters(message: Any, whose: str) -> dict[str, Parameter]:
+    parameters = _unwrapped(message)
+    _check_names(parameters, whose)
+    return parameters
+
+
+def _unwrapped(message: Any) -> dict[str, Parameter]:
     """Unwrap the parameter map; a parameter without a value is nobody's wish."""
     values: dict[str, Parameter] = {}
     for key, parameter in message.items():
@@ -251,7 +236,6 @@ def _parameters(message: Any) -> dict[str, Parameter]:
     return values
 
 
-def _check_reserved(parameters: Mapping[str, Parameter]) -> None:
+def _check_names(parameters: Mapping[str, Parameter], whose: str) -> None:
     for key in parameters:
-        if key.startswith("triton_"):
-            raise InvalidInput(f"parameter keys starting with 'triton_' are reserved; '{key[:80]}' is one.")
+        check_name(key, whose)

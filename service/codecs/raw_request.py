@@ -1,5 +1,7 @@
 """The raw-binary request: a body that is nothing but the one tensor of a model with one input."""
 
+import math
+
 from enginehouse.errors import InvalidInput
 from enginehouse.model_config import input_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -25,7 +27,7 @@ def decode_raw_request(body: bytes, config: ModelConfig, model_name: str, model_
     data = body
     if spec.dtype.size_bytes:
         dims = _closed(dims, len(body), spec)
-    elif -1 in dims or _count(dims) != 1:
+    elif -1 in dims or math.prod(dims) != 1:
         raise InvalidInput(
             f"For BYTE datatype raw input, the model must have input shape [1]; input '{spec.name}' has {dims}."
         )
@@ -42,12 +44,5 @@ def _closed(dims: list[int], byte_count: int, spec: TensorSpec) -> list[int]:
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
             "variable-sized dimension; send it with a JSON header that says its shape."
         )
-    row_bytes = spec.dtype.size_bytes * _count([size for size in dims if size != -1])
+    row_bytes = spec.dtype.size_bytes * math.prod(size for size in dims if size != -1)
     return [byte_count // max(1, row_bytes) if size == -1 else size for size in dims]
-
-
-def _count(dims: list[int]) -> int:
-    count = 1
-    for size in dims:
-        count *= size
-    return count

@@ -28,11 +28,10 @@ HALF_LIFE_SECONDS = 60.0
 _STEPS = 255
 
 Range = tuple[float, float]
+"""The lowest and the highest value of a tensor."""
 
 
-def calibrated_inputs(
-    evidence: Evidence, records: Sequence[EngineRecord], config: ModelConfig
-) -> dict[str, tuple[float, float]]:
+def calibrated_inputs(evidence: Evidence, records: Sequence[EngineRecord], config: ModelConfig) -> dict[str, Range]:
     """Ranges of the inputs of a version; none unless an engine in static INT8 serves."""
     if evidence.calibration is None or not any(record.precision == "int8" for record in records):
         return {}
@@ -47,7 +46,7 @@ class CalibrationDrift:
     not a number counts as outside. Any thread may look.
 
     Args:
-        ranges: lowest and highest value of each input, as calibrated.
+        ranges: of each input, as calibrated.
         now: tells the time in seconds.
     """
 
@@ -71,9 +70,7 @@ class CalibrationDrift:
             count = min(int(self._looks), len(requests))
             self._looks -= count
             for position in self._random.permutation(len(requests))[:count] if count else ():
-                for tensor in requests[position].inputs:
-                    if tensor.name in self._ranges:
-                        self._count(tensor)
+                self._look_at(requests[position])
 
     def shares(self) -> dict[str, float]:
         """The share of values outside, of each input; 0 before the first."""
@@ -86,12 +83,15 @@ class CalibrationDrift:
             self._seen[name] *= kept
             self._outside[name] *= kept
 
-    def _count(self, tensor: WireTensor) -> None:
-        values = self._sample(tensor)
-        low, high = self._ranges[tensor.name]
-        inside = np.count_nonzero((values >= low) & (values <= high))
-        self._seen[tensor.name] += values.size
-        self._outside[tensor.name] += values.size - inside
+    def _look_at(self, request: InferRequest) -> None:
+        for tensor in request.inputs:
+            if tensor.name not in self._ranges:
+                continue
+            values = self._sample(tensor)
+            low, high = self._ranges[tensor.name]
+            inside = np.count_nonzero((values >= low) & (values <= high))
+            self._seen[tensor.name] += values.size
+            self._outside[tensor.name] += values.size - inside
 
     def _sample(self, tensor: WireTensor) -> Array:
         """Values at random places: a regular step would meet the same column of every row."""

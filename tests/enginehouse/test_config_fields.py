@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from enginehouse.config_fields import HONOURED_FIELDS, paths_of
+from enginehouse.config_fields import BACKEND_OF_PLATFORM, HONOURED_FIELDS, PARAMETERS
+from enginehouse.config_paths import paths_of
 from enginehouse.errors import NotSupported
 from enginehouse.model_config import config_from_text, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -147,3 +148,16 @@ def test_a_parameter_that_means_something_elsewhere_is_refused_and_a_users_own_i
     theirs = config_from_text("parameters { key: 'ENABLE_BATCH_PADDING' value { string_value: 'YES' } }", "m")
     with pytest.raises(NotSupported, match=r"parameters\['ENABLE_BATCH_PADDING'\]"):
         refuse_unhonoured(theirs)
+
+
+def test_a_parameter_means_only_what_the_models_own_backend_takes_it_for() -> None:
+    assert set(BACKEND_OF_PLATFORM.values()) == set(PARAMETERS) - {"any"}
+    parameter = "parameters { key: 'ENABLE_BATCH_PADDING' value { string_value: 'YES' } }"
+    for platform, backend in BACKEND_OF_PLATFORM.items():
+        for given in (f"platform: '{platform}'", f"backend: '{backend}'"):
+            config = config_from_text(f"{given} {parameter}", "m")
+            if backend == "openvino":
+                with pytest.raises(NotSupported, match="ENABLE_BATCH_PADDING"):
+                    refuse_unhonoured(config)
+            else:
+                refuse_unhonoured(config)

@@ -10,21 +10,20 @@ from enginehouse.errors import InvalidInput
 from service.__main__ import main
 from service.command_line import translate
 from service.settings import Settings
-from service.triton_flags import FALSE, TRITON_FLAGS, flag_of
+from service.triton_flags import TRITON_FLAGS, Flag
 
 ALIASES = {"model-store", "disable-auto-complete-config"}
 TRANSLATED = {"log-verbose", "log-info", "log-warning", "log-error"}
 
 
-@pytest.mark.parametrize("name", TRITON_FLAGS)
-def test_the_word_of_a_flag_is_true(name: str) -> None:
-    flag = flag_of(name)
-    assert flag is not None
+@pytest.mark.parametrize(("name", "flag"), TRITON_FLAGS.items())
+def test_the_word_of_a_flag_is_true(name: str, flag: Flag) -> None:
     is_ours = name.replace("-", "_") in Settings.model_fields
     if flag.standing == "honoured":
         assert is_ours or name in {"help", *ALIASES}
         assert translate([f"--{name}=x"]).arguments[0].startswith("--")
         return
+    assert not is_ours
     assert flag.note
     if flag.standing == "refused":
         with pytest.raises(InvalidInput, match=f"--{name} is a flag of Triton's that is refused here: "):
@@ -117,7 +116,5 @@ def test_the_lint_is_reached_from_the_command_line(monkeypatch: pytest.MonkeyPat
     assert main() == 2
 
 
-def test_what_switches_are_is_said_once() -> None:
-    assert flag_of("model-namespacing") == TRITON_FLAGS["model-namespacing"]
-    assert TRITON_FLAGS["model-namespacing"].harmless == FALSE
-    assert flag_of("no-flag-of-tritons") is None
+def test_a_flag_that_triton_does_not_have_is_left_to_our_own_parser() -> None:
+    assert translate(["--no-flag-of-tritons", "word"]).arguments == ("--no-flag-of-tritons", "word")

@@ -287,12 +287,6 @@ def test_classification_is_a_wish_of_the_request() -> None:
     assert request.classifications == {"y": 3}
 
 
-@pytest.mark.parametrize("count", [-1, True, 2.0, "3", 2**31])
-def test_a_number_of_classes_that_is_none_is_refused(count: Any) -> None:
-    with pytest.raises(InvalidInput, match="a number of classes is expected"):
-        decode({"inputs": [INPUT], "outputs": [{"name": "y", "parameters": {"classification": count}}]})
-
-
 def test_the_model_does_not_see_what_is_meant_for_the_codec() -> None:
     request, form = decode({"inputs": [INPUT], "parameters": {"binary_data_output": True, "mine": 1}})
     assert request.parameters == {"mine": 1}
