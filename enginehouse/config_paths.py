@@ -24,6 +24,19 @@ def paths_of(message: Descriptor, prefix: str = "") -> Iterator[str]:
             yield from paths_of(inside, f"{prefix}{field.name}.")
 
 
+def unknown_values(message: Message, prefix: str = "") -> Iterator[tuple[str, int, list[str]]]:
+    """Numbers that an enum has no name for, which the text and the JSON format let pass: path, number, its names."""
+    for field, value in message.ListFields():
+        path = prefix + field.name
+        if field.enum_type is not None:
+            numbers = value if field.is_repeated else [value]
+            names = [known.name for known in field.enum_type.values]
+            yield from ((path, n, names) for n in numbers if n not in field.enum_type.values_by_number)
+        elif _entered(field) is not None:
+            for item in _messages(field, value):
+                yield from unknown_values(item, f"{path}.")
+
+
 def _set_fields(message: Message, prefix: str) -> Iterator[str]:
     for field, value in message.ListFields():
         path = prefix + field.name

@@ -168,7 +168,10 @@ def _check_batch_inputs(config: ModelConfig) -> None:
         if batch_input.data_type not in _BATCH_INPUT_TYPES:
             raise _broken(config, f"batch_input {kind} must have data_type TYPE_INT32 or TYPE_FP32.")
         if batch_input.source_input[0] not in inputs:
-            raise _broken(config, f"batch_input {kind} names the unknown source_input '{batch_input.source_input[0]}'.")
+            source = batch_input.source_input[0]
+            raise _broken(
+                config, f"batch_input {kind} names the unknown source_input '{source}'; there are {sorted(inputs)}."
+            )
 
 
 def _check_batch_outputs(config: ModelConfig) -> None:
@@ -178,10 +181,15 @@ def _check_batch_outputs(config: ModelConfig) -> None:
         if len(batch_output.source_input) != 1:
             raise _broken(config, f"batch_output expects 1 source_input, got {len(batch_output.source_input)}.")
         if batch_output.source_input[0] not in inputs:
-            raise _broken(config, f"batch_output names the unknown source_input '{batch_output.source_input[0]}'.")
+            source = batch_output.source_input[0]
+            raise _broken(
+                config, f"batch_output names the unknown source_input '{source}'; there are {sorted(inputs)}."
+            )
         for target in batch_output.target_name:
             if target not in outputs:
-                raise _broken(config, f"batch_output names the unknown target_name '{target}'.")
+                raise _broken(
+                    config, f"batch_output names the unknown target_name '{target}'; there are {sorted(outputs)}."
+                )
         if len(set(batch_output.target_name)) != len(batch_output.target_name):
             raise _broken(config, f"batch_output names a target twice: {list(batch_output.target_name)}.")
 

@@ -11,7 +11,7 @@ from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
 from enginehouse.config_fields import set_parameters, standing_of
-from enginehouse.config_paths import set_fields
+from enginehouse.config_paths import set_fields, unknown_values
 from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
 from enginehouse.proto.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelOutput
@@ -49,7 +49,7 @@ def config_from_text(text: str, name: str, origin: str = CONFIG_FILE) -> ModelCo
         config = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as problem:
         raise InvalidInput(f"{origin} is not a model configuration: {problem}.") from problem
-    return _with_name(config, name, origin)
+    return _checked(config, name, origin)
 
 
 def config_from_json(text: str, name: str) -> ModelConfig:
@@ -58,7 +58,7 @@ def config_from_json(text: str, name: str) -> ModelConfig:
         config = json_format.Parse(text, ModelConfig())
     except json_format.ParseError as problem:
         raise InvalidInput(f"the config parameter is not a model configuration: {problem}.") from problem
-    return _with_name(config, name, "the config parameter")
+    return _checked(config, name, "the config parameter")
 
 
 def config_from_specs(
@@ -164,9 +164,12 @@ def _spec(config: ModelConfig, tensor: ModelInput | ModelOutput) -> TensorSpec:
     return TensorSpec(tensor.name, dtype_from_config(tensor), (*batch, *tensor.dims))
 
 
-def _with_name(config: ModelConfig, name: str, origin: str) -> ModelConfig:
+def _checked(config: ModelConfig, name: str, origin: str) -> ModelConfig:
+    """The configuration, with the name of its directory and without numbers that mean nothing."""
     if config.name and config.name != name:
         raise InvalidInput(f"{origin} names the model '{config.name}', its directory is '{name}'; they must agree.")
+    for path, number, names in unknown_values(config):
+        raise InvalidInput(f"{origin}: unknown {path} {number}; expected one of {', '.join(names)}.")
     config.name = name
     return config
 

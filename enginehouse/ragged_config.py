@@ -83,7 +83,10 @@ def _check_derived(config: ModelConfig, derived: Sequence[Derived], found: dict[
                 raise InvalidInput(f"model '{config.name}': clients cannot send batch input '{target}' too.")
             spec = found.get(target)
             if spec is None:
-                raise InvalidInput(f"model '{config.name}': batch_input names '{target}', which the engine has not.")
+                raise InvalidInput(
+                    f"model '{config.name}': batch_input names '{target}', which the engine does not have; "
+                    f"its inputs are {sorted(found)}."
+                )
             if spec.dtype is not rule.dtype or spec.shape not in ((-1, *columns), (-1, *(-1 for _ in columns))):
                 raise InvalidInput(
                     f"model '{config.name}': batch input '{target}' is {rule.dtype.name} {[-1, *columns]}; "

@@ -133,7 +133,10 @@ def _check_strategy(config: ModelConfig) -> None:
     if not 0 <= utilization <= 1:
         raise InvalidInput(f"model '{config.name}': minimum_slot_utilization is {utilization:g}; 0 to 1 expected.")
     if batching.oldest.max_candidate_sequences < 0:
-        raise InvalidInput(f"model '{config.name}': max_candidate_sequences must be 0 or more.")
+        raise InvalidInput(
+            f"model '{config.name}': max_candidate_sequences is {batching.oldest.max_candidate_sequences}; "
+            "0 or more expected."
+        )
     for size in batching.oldest.preferred_batch_size:
         if not 0 < size <= config.max_batch_size:
             raise InvalidInput(
@@ -146,7 +149,7 @@ def _check_tensor(
     model: str, what: str, spec: TensorSpec | None, name: str, dtype: DType, shape: tuple[int, ...]
 ) -> None:
     if spec is None:
-        raise InvalidInput(f"model '{model}': configuration specified {what} '{name}', but the engine has none such.")
+        raise InvalidInput(f"model '{model}': configuration specified {what} '{name}', which the engine does not have.")
     if spec.dtype is not dtype or not (shape_fits(shape, spec.shape) or shape_fits(spec.shape, shape)):
         raise InvalidInput(
             f"model '{model}': {what} '{name}' is configured as {dtype.name} {list(shape)}; the engine has "

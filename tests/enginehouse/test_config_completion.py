@@ -5,7 +5,7 @@ import pytest
 from enginehouse.config_completion import Completion, complete_config, complete_platform, model_file
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import InvalidInput
-from enginehouse.model_config import config_from_json, config_from_text, refuse_unhonoured
+from enginehouse.model_config import config_from_text, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from enginehouse.tensor import TensorSpec
 
@@ -176,12 +176,6 @@ def test_an_open_dimension_of_the_engine_takes_a_fixed_one_and_an_output_may_sta
 def test_a_reshape_keeps_what_lies_between_open_dimensions() -> None:
     text = "input { name: 'x' data_type: TYPE_FP32 dims: [ 2, 3, -1, 4 ] reshape { shape: [ 6, -1, 2, 2 ] } }"
     completed(text, (TensorSpec("x", DTYPES["FP32"], (6, -1, 2, 2)),))
-
-
-def test_an_element_type_beyond_the_enum_is_refused() -> None:
-    config = config_from_json('{"input": [{"name": "x", "data_type": 99, "dims": [3]}]}', "m")
-    with pytest.raises(InvalidInput, match="unknown data_type 99"):
-        complete_config(config, (X,), (Y,))
 
 
 def test_the_largest_batch_of_a_model_that_does_not_say_it_can_be_told() -> None:

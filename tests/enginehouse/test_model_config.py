@@ -130,10 +130,26 @@ def test_json_that_is_no_configuration_is_refused(text: str) -> None:
         config_from_json(text, "m")
 
 
-def test_an_element_type_beyond_the_enum_is_refused() -> None:
-    config = config_from_json('{"input": [{"name": "a", "data_type": 99, "dims": [1]}]}', "m")
-    with pytest.raises(InvalidInput, match="unknown data_type 99"):
-        input_specs(config)
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("input { name: 'a' data_type: 99 dims: 1 }", "input.data_type"),
+        ("instance_group { kind: 99 }", "instance_group.kind"),
+        ("batch_input { kind: 99 }", "batch_input.kind"),
+        (
+            "sequence_batching { control_input { control { kind: 99 } } }",
+            "sequence_batching.control_input.control.kind",
+        ),
+        ("sequence_batching { state { data_type: 99 } }", "sequence_batching.state.data_type"),
+        ("model_warmup { inputs { key: 'x' value { data_type: 99 } } }", "model_warmup.inputs.data_type"),
+    ],
+)
+def test_a_number_that_an_enum_has_no_name_for_is_refused(text: str, path: str) -> None:
+    with pytest.raises(InvalidInput, match=f"config.pbtxt: unknown {path} 99; expected one of [A-Z]+_"):
+        config_from_text(text, "m")
+    as_json = json_format.MessageToJson(text_format.Parse(text, ModelConfig()))
+    with pytest.raises(InvalidInput, match=f"the config parameter: unknown {path} 99; expected one of [A-Z]+_"):
+        config_from_json(as_json, "m")
 
 
 @pytest.mark.parametrize(

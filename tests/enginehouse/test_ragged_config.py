@@ -37,7 +37,7 @@ def test_what_is_joined_derived_and_scattered_is_read() -> None:
     ("text", "others", "message"),
     [
         (f"{INPUT} {OUTPUT} {SCATTER}", (), "need max_batch_size above 0"),
-        (f"max_batch_size: 4 {INPUT} {OUTPUT} {COUNT} {SCATTER}", (), "names 'n', which the engine has not"),
+        (f"max_batch_size: 4 {INPUT} {OUTPUT} {COUNT} {SCATTER}", (), "names 'n', which the engine does not have; its"),
         (
             f"max_batch_size: 4 {INPUT} {OUTPUT} {COUNT} {SCATTER}",
             (TensorSpec("n", FP32, (-1,)),),

@@ -58,7 +58,7 @@ def test_an_initial_state_has_its_own_size_and_file() -> None:
     [
         ("direct { minimum_slot_utilization: 1.5 }", "minimum_slot_utilization is 1.5; 0 to 1 expected"),
         ("oldest { preferred_batch_size: 5 }", r"preferred batch size 5 must lie in 1\.\.4"),
-        ("oldest { max_candidate_sequences: -1 }", "max_candidate_sequences must be 0 or more"),
+        ("oldest { max_candidate_sequences: -1 }", "max_candidate_sequences is -1; 0 or more expected"),
         (f"control_input {{ {START_CONTROL} }}", "control tensor must have a name"),
         ('control_input { name: "start" }', "must be given one control kind"),
         (f'control_input {{ name: "start" {START_CONTROL} {START_CONTROL} }}', "must be given one control kind"),
@@ -78,7 +78,7 @@ def test_an_initial_state_has_its_own_size_and_file() -> None:
             'control_input { name: "start" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_FP32 } }',
             "CONTROL_SEQUENCE_CORRID of m takes a data_type of UINT64, INT64, UINT32, INT32, BYTES",
         ),
-        (f'control_input {{ name: "gone" {START_CONTROL} }}', "sequence control 'gone', but the engine has none"),
+        (f'control_input {{ name: "gone" {START_CONTROL} }}', "control 'gone', which the engine does not have"),
         (f'control_input {{ name: "x" {START_CONTROL} }}', "'x' is filled in by the server, once; it is configured"),
         (
             'control_input { name: "start" control { kind: CONTROL_SEQUENCE_END fp32_false_true: [ 0, 1 ] } }',
