@@ -79,6 +79,7 @@ def lint(arguments: Sequence[str]) -> int:
 
 
 def is_servable(findings: Sequence[Finding]) -> bool:
+    """Whether nothing keeps the model from loading; what is emulated does not."""
     return all(finding.standing != "refused" for finding in findings)
 
 

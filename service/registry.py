@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from enginehouse.errors import InvalidInput, NotFound, NotReady
+from service.refusals import not_ready
 from service.served import Served
 
 # As long as a number of 64 bits; Python refuses to read much longer ones.
@@ -72,6 +73,7 @@ class Registry:
         return [model for model in old.values() if id(model) not in kept]
 
     def set_state(self, name: str, version: int, state: str, reason: str = "") -> None:
+        """Note where a version stands: `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`, and why."""
         self._states.setdefault(name, {})[version] = VersionState(state, reason)
 
     def states(self, name: str) -> dict[int, VersionState]:
@@ -109,4 +111,4 @@ class Registry:
             return NotReady(f"Request for unknown model: '{name}' has no version at ready state{because}")
         if version not in states:
             return NotFound(f"Request for unknown model: '{name}' version {version} is not found")
-        return NotReady(f"Request for unknown model: '{name}' version {version} is not at ready state")
+        return not_ready(name, str(version))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from enginehouse.engine import Engine, Killable
-from enginehouse.errors import Error, NotReady
+from enginehouse.errors import Error
 from enginehouse.evidence import EngineRecord
 from enginehouse.model_config import engine_shape, input_specs, output_specs
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -14,6 +14,7 @@ from service.admission import Admission
 from service.clock import Clock
 from service.loaded import LoadedVersion
 from service.presence import Presence
+from service.refusals import not_ready, stopped
 from service.request import Admitted, InferRequest, InferResponse, Settle, Timings
 from service.reserved_parameters import take_reserved
 from service.scheduling.batch import BatchPolicy
@@ -95,7 +96,7 @@ class ServedModel:
         """
         try:
             if self._is_draining:
-                raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+                raise not_ready(self.name, self.version)
             take_reserved(request)
             rows, shape_key = self._admission.check(request)
             request.deadline, delay_at = self._queue_policy.limits(request, self._clock.now())
@@ -115,7 +116,7 @@ class ServedModel:
 
     def abandon(self) -> None:
         """Tell everybody who still waits for an answer that none will come, also of an engine that hangs."""
-        reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
+        reason = stopped(self.name, self.version)
         self._scheduler.clear(reason)
         for pending in self._scheduler.running():
             self._count_failure(pending.request, reason)

@@ -25,6 +25,7 @@ class CudaRegion:
         """Memory of a GPU cannot shrink: the size was compared when it was registered."""
 
     def read(self, offset: int, byte_size: int) -> memoryview:
+        """Copy bytes, counted from the start of the region, to host memory."""
         array = np.empty(byte_size, np.uint8)
         self.driver.activate()
         self.driver.copy_out(array, self.address + offset)
@@ -32,6 +33,7 @@ class CudaRegion:
         return array.data.toreadonly()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy `data` into the region, from `offset` on; back when it is there."""
         self.driver.activate()
         self.driver.copy_in(self.address + offset, np.frombuffer(data, np.uint8))
         self.driver.synchronize()

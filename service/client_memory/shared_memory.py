@@ -46,6 +46,7 @@ class SystemRegion:
             )
 
     def read(self, offset: int, byte_size: int) -> memoryview:
+        """Copy bytes, counted from the start of the region; raises `InvalidInput` if they went away meanwhile."""
         data = bytearray(byte_size)
         view = memoryview(data)
         done = 0
@@ -57,6 +58,7 @@ class SystemRegion:
         return view.toreadonly()
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Copy `data` into the region, from `offset` on; raises `InvalidInput` if it cannot be written."""
         view = memoryview(data).cast("B")
         done = 0
         try:

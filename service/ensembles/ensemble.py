@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotReady, NotSupported, Overloaded
+from enginehouse.errors import Cancelled, DeadlineExceeded, Error, NotSupported, Overloaded
 from enginehouse.evidence import EngineRecord
 from service.admission import Admission
 from service.clock import Clock, Timer
@@ -15,6 +15,7 @@ from service.ensembles.ensemble_run import DEFAULT_STEP_LIMIT, EnsembleRun, RunH
 from service.ensembles.entry_line import EntryLine
 from service.ensembles.step_errors import in_ensemble
 from service.loaded import LoadedVersion
+from service.refusals import cancelled, not_ready, stopped
 from service.request import (
     Admitted,
     Infer,
@@ -105,7 +106,7 @@ class EnsembleModel:
 
     def abandon(self) -> None:
         """Tell everybody who still waits for an answer that none will come."""
-        reason = NotReady(f"model '{self.name}' version {self.version} was stopped before it could answer.")
+        reason = stopped(self.name, self.version)
         for pending in [*self._line, *self._running]:
             pending.stop(reason)
 
@@ -114,7 +115,7 @@ class EnsembleModel:
 
     def _admitted(self, request: InferRequest, settle: Settle) -> "_Pending":
         if self._is_draining:
-            raise NotReady(f"Request for unknown model: '{self.name}' version {self.version} is not at ready state")
+            raise not_ready(self.name, self.version)
         self._hold()
         take_reserved(request)
         rows, _ = self._admission.check(request)
@@ -225,7 +226,7 @@ class _Pending:
 
     def cancel(self) -> None:
         """The caller left."""
-        self.stop(Cancelled(f"the request to model '{self._model.name}' was cancelled."))
+        self.stop(cancelled(self._model.name))
 
     def stop(self, reason: Error) -> None:
         """End it now, wherever it is."""

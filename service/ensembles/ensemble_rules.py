@@ -10,6 +10,7 @@ PLATFORM = "ensemble"
 
 
 def is_ensemble(config: ModelConfig) -> bool:
+    """Whether a model has no engine of its own, by its platform or by the steps it names."""
     return config.platform == PLATFORM or config.HasField("ensemble_scheduling")
 
 
@@ -49,7 +50,10 @@ def check_ensemble(config: ModelConfig) -> None:
     if not config.ensemble_scheduling.step:
         raise InvalidInput(f"must specify 'step' for ensemble '{name}'.")
     if not config.input or not config.output:
-        raise InvalidInput(f"ensemble '{name}' must specify at least one input and one output.")
+        raise InvalidInput(
+            f"ensemble '{name}' must specify at least one input and one output; "
+            f"found {len(config.input)} and {len(config.output)}."
+        )
     for position, step in enumerate(config.ensemble_scheduling.step):
         _check_step(name, position, step)
     _check_flow(config)
@@ -81,7 +85,7 @@ def _check_flow(config: ModelConfig) -> None:
                 "and not as an input of it; it is written more than once."
             )
     if len(set(outputs)) != len(outputs):
-        raise InvalidInput(f"ensemble '{name}' names an output more than once.")
+        raise InvalidInput(f"ensemble '{name}' names an output more than once: {outputs}.")
     reached = _reached(config)
     for tensor in outputs:
         if tensor not in reached:

@@ -14,8 +14,9 @@ class GpuReading:
 
     Attributes:
         utilization: 0 to 1.
-        power_usage, power_limit: in watts.
-        energy_joules: since the server started.
+        power_usage: in watts.
+        power_limit: in watts.
+        energy_joules: since the meter was opened.
     """
 
     uuid: str
@@ -40,9 +41,11 @@ class GpuMeter:
         self._gpus = [(_text(library.nvmlDeviceGetUUID(handle)), handle, self._energy(handle)) for handle in handles]
 
     def read(self) -> list[GpuReading]:
+        """The state of each GPU, in the order of the driver; it may take milliseconds."""
         return [self._read(uuid, handle, energy_before) for uuid, handle, energy_before in self._gpus]
 
     def close(self) -> None:
+        """Shut the library down."""
         self._library.nvmlShutdown()
 
     def _read(self, uuid: str, handle: Any, energy_before: float | None) -> GpuReading:

@@ -52,6 +52,7 @@ class MachineMetrics:
         self._thread = Thread(target=self._run, name="machine-metrics", daemon=True)
 
     def start(self) -> None:
+        """Read from now on, the first time at once."""
         self._thread.start()
 
     def stop(self) -> None:

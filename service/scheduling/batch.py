@@ -25,7 +25,7 @@ class BatchPolicy:
         preferred_rows: sizes that run at once, without waiting for more, in ascending order.
         max_queue_delay_seconds: how long the oldest request may wait for company while an instance is idle.
         is_dynamic: whether requests are joined at all; if not, each runs alone.
-        preserves_ordering: whether answers come in the order in which requests were let in, however many run at once.
+        preserves_ordering: whether batches are answered in the order in which they began, however many run at once.
     """
 
     max_batch_rows: int

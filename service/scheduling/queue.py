@@ -6,8 +6,9 @@ from bisect import insort
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from enginehouse.errors import Cancelled, DeadlineExceeded, Error, Overloaded
+from enginehouse.errors import Error, Overloaded
 from service.clock import Clock, Timer
+from service.refusals import came_too_late, cancelled, waited_too_long
 from service.request import InferRequest, InferResponse, Settle
 from service.scheduling.line import ArrivalLine, DeadlineLine, Line
 from service.scheduling.queue_policy import LevelPolicy, QueuePolicy
@@ -159,7 +160,7 @@ class RequestQueue:
         now = self._clock.now()
         name = pending.request.model_name
         if pending.due <= now:
-            raise DeadlineExceeded(f"model '{name}': Request timeout expired before it came to the queue.")
+            raise came_too_late(name)
         number = self._policy.level_of(pending.request.priority)
         level = self._level(number)
         if level.policy.max_size and len(level) >= level.policy.max_size:
@@ -211,7 +212,7 @@ class RequestQueue:
 
     def cancel(self, pending: Pending) -> bool:
         """Take out a request whose caller left; False if it is running or settled."""
-        return self.refuse(pending, Cancelled(f"the request to model '{pending.request.model_name}' was cancelled."))
+        return self.refuse(pending, cancelled(pending.request.model_name))
 
     def clear(self, reason: Error) -> None:
         """Tell everybody in line that nothing more will run."""
@@ -271,8 +272,4 @@ class RequestQueue:
         self._watch(pending, now)
 
     def _expire(self, pending: Pending) -> None:
-        waited_ms = (self._clock.now() - pending.queued_at) * 1000
-        name = pending.request.model_name
-        self.refuse(
-            pending, DeadlineExceeded(f"model '{name}': Request timeout expired after {waited_ms:.0f} ms in queue.")
-        )
+        self.refuse(pending, waited_too_long(pending.request.model_name, self._clock.now() - pending.queued_at))

@@ -59,6 +59,7 @@ class QueuePolicy:
         return priority if 1 <= priority <= self.levels else self.default_level
 
     def policy_of(self, level: int) -> LevelPolicy:
+        """How the requests of one level wait."""
         return self.by_level.get(level, self.default)
 
     def limits(self, request: InferRequest, now: float) -> tuple[float | None, float | None]:

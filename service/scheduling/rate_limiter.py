@@ -54,6 +54,7 @@ class Permit:
 
     @property
     def order(self) -> float:
+        """The least of those that wait comes first."""
         return self.runs * max(self.needs.priority, 1)
 
     def ask(self, on_grant: Callable[[], None]) -> bool:
@@ -62,6 +63,7 @@ class Permit:
         return self.is_held
 
     def give_back(self, has_run: bool = True) -> None:
+        """Give the resources back; an instance that did not run keeps its turn."""
         self.runs += has_run
         self._limiter.give_back(self)
 
@@ -101,6 +103,7 @@ class RateLimiter:
         return joined
 
     def ask(self, permit: Permit, on_grant: Callable[[], None]) -> None:
+        """Put an instance in line, and serve the line; `on_grant` is not called for what is granted at once."""
         permit.on_grant = on_grant
         self._asking.append(permit)
         for granted, tell in self._granted():
@@ -108,6 +111,7 @@ class RateLimiter:
                 tell()
 
     def give_back(self, permit: Permit) -> None:
+        """Free what an instance held, for those that wait, in the next iteration of the loop."""
         permit.is_held = False
         for resource, count in permit.needs.resources.items():
             self._held[resource] -= count
@@ -117,6 +121,7 @@ class RateLimiter:
         self._call_round()
 
     def leave(self, permit: Permit) -> None:
+        """Let an instance out of the line; what it holds stays taken until it is given back."""
         permit.has_left = True
         if permit in self._asking:
             self._asking.remove(permit)

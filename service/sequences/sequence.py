@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from enginehouse.errors import Cancelled, DeadlineExceeded, Error, InvalidInput, Overloaded
 from enginehouse.sequence_config import check_id
 from service.clock import Clock
+from service.refusals import came_too_late, cancelled, waited_too_long
 from service.request import SequencePosition
 from service.scheduling.instance import Batch, Instance
 from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, Pending
@@ -104,7 +105,7 @@ class SequenceBatcher:
 
     def cancel(self, pending: Pending) -> bool:
         """Take out a request whose caller left, with all that built on it; False if it is running or settled."""
-        return self._leave(pending, Cancelled(f"the request to model '{self._model}' was cancelled."), Cancelled)
+        return self._leave(pending, cancelled(self._model), Cancelled)
 
     def running(self) -> list[Pending]:
         """Requests that an instance has and did not give back yet."""
@@ -155,7 +156,7 @@ class SequenceBatcher:
                 "flag on the first request of the sequence"
             )
         if pending.due <= self._clock.now():
-            raise DeadlineExceeded(f"model '{model}': Request timeout expired before it came to the queue.")
+            raise came_too_late(model)
         if self._max_queue_size and len(self._of) >= self._max_queue_size:
             raise Overloaded(
                 f"model '{model}': Exceeds maximum queue size of {self._max_queue_size} requests. "
@@ -237,8 +238,7 @@ class SequenceBatcher:
             pending.timer.cancel()
 
     def _expire(self, pending: Pending) -> None:
-        waited_ms = (self._clock.now() - pending.queued_at) * 1000
-        reason = DeadlineExceeded(f"model '{self._model}': Request timeout expired after {waited_ms:.0f} ms in queue.")
+        reason = waited_too_long(self._model, self._clock.now() - pending.queued_at)
         self._leave(pending, reason, DeadlineExceeded)
 
     def _leave(self, pending: Pending, reason: Error, kind: type[Error]) -> bool:

@@ -148,4 +148,5 @@ class StatisticsTable:
         self._counted: dict[tuple[str, str], ModelStatistics] = {}
 
     def of(self, name: str, version: str) -> ModelStatistics:
+        """The one of this version, which begins to count when it is first asked for."""
         return self._counted.setdefault((name, version), ModelStatistics())
