@@ -132,8 +132,9 @@ async def test_the_server_says_who_it_is_and_only_what_it_can(house: House) -> N
     answer = house.server.server_metadata()
     assert answer.name == "test"
     assert answer.version[0].isdecimal()
-    here = ["model_repository", "model_configuration", "binary_tensor_data", "statistics", "trace", "logging"]
+    here = ["model_repository", "schedule_policy", "model_configuration", "binary_tensor_data", "statistics"]
     assert set(answer.extensions) >= set(here)
+    assert answer.extensions[-2:] == ["trace", "logging"]
     assert not {"system_shared_memory", "cuda_shared_memory"} & set(answer.extensions)
 
 
