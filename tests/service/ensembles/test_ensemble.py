@@ -1,84 +1,22 @@
 import gc
 import weakref
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineFailed,
-    Error,
     InvalidInput,
     MissingExtra,
     NotReady,
-    NotSupported,
     Overloaded,
 )
-from enginehouse.proto.model_config_pb2 import ModelConfig
-from service.clock import FakeClock
-from service.ensembles.ensemble import MAX_REQUESTS, EnsembleModel
-from service.loaded import LoadedVersion
-from service.request import Admitted, InferRequest, InferResponse, SequencePosition, Settle, WireTensor
-from service.statistics.statistics import ModelStatistics
-from tests.service.fake_steps import Call, FakeSteps, ensemble_config, numbers, step_config, step_text
-
-DECOUPLED = "model_transaction_policy { decoupled: true }"
-CHAIN = [step_text("a", {"x": "in"}, {"y": "p"}), step_text("b", {"x": "p"}, {"y": "out"})]
-DIAMOND = [
-    step_text("a", {"x": "in"}, {"y": "p"}),
-    step_text("b", {"x": "p"}, {"y": "q"}),
-    step_text("c", {"x": "p"}, {"y": "r"}),
-    step_text("d", {"x": "q", "z": "r"}, {"y": "out"}),
-]
-
-
-class Bench:
-    """One ensemble over steps that answer when the test says so, and everybody who asked it something."""
-
-    def __init__(self, config: ModelConfig, *models: ModelConfig) -> None:
-        self.steps = FakeSteps().add(*models)
-        self.clock = FakeClock()
-        self.answers: dict[str, list[InferResponse | Error]] = {}
-        self.emitted: list[list[int]] = []
-        loaded = LoadedVersion(config, 1, Path(), (), 0.0)
-        statistics = ModelStatistics()
-        self.model = EnsembleModel(loaded, self.clock, self.steps.infer, self.steps.resolve, statistics)
-
-    def ask(self, key: str = "one", inputs: Sequence[WireTensor] = (), **fields: Any) -> Admitted | None:
-        self.answers[key] = []
-        inputs = tuple(inputs or [numbers("in", [1])])
-        return self.model.infer(InferRequest("e", "", inputs, **fields), self.answers[key].append)
-
-    def stream(self, key: str = "one") -> Admitted | None:
-        return self.ask(key, emit=lambda response: self.emitted.append(list(response.outputs[0].data)))
-
-    def outputs(self, key: str = "one") -> dict[str, list[int]]:
-        (answer,) = self.answers[key]
-        assert isinstance(answer, InferResponse), answer
-        return {tensor.name: list(tensor.data) for tensor in answer.outputs}
-
-    def error(self, key: str = "one") -> Error:
-        (answer,) = self.answers[key]
-        assert isinstance(answer, Error), answer
-        return answer
-
-    def is_empty(self) -> bool:
-        self.clock.run_ready()
-        return not self.steps.open and not self.model._running and not self.model._line
-
-
-def chain(more: str = "", scheduling: str = "") -> Bench:
-    return Bench(ensemble_config(CHAIN, more=more, scheduling=scheduling), step_config("a"), step_config("b"))
-
-
-def diamond() -> Bench:
-    models = [*map(step_config, "abc"), step_config("d", inputs=("x", "z"))]
-    return Bench(ensemble_config(DIAMOND), *models)
+from service.ensembles.ensemble import MAX_REQUESTS
+from service.request import InferRequest, InferResponse, SequencePosition, Settle, WireTensor
+from tests.service.ensemble_bench import CHAIN, Bench, chain, diamond
+from tests.service.fake_steps import Call, ensemble_config, numbers, step_config, step_text
 
 
 def test_a_step_runs_as_soon_as_its_inputs_are_there_and_several_run_at_once() -> None:
@@ -374,104 +312,4 @@ def test_abandoned_requests_are_told() -> None:
     bench.model.abandon()
     assert isinstance(bench.error("first"), NotReady)
     assert isinstance(bench.error("second"), NotReady)
-    assert bench.is_empty()
-
-
-def decoupled(scheduling: str = "") -> Bench:
-    return Bench(ensemble_config(CHAIN, scheduling=scheduling), step_config("a", more=DECOUPLED), step_config("b"))
-
-
-def test_an_ensemble_with_a_decoupled_step_is_decoupled_and_answers_in_order() -> None:
-    bench = decoupled()
-    assert bench.model.config.model_transaction_policy.decoupled
-    bench.stream()
-    first = bench.steps.call("a")
-    for number in (1, 2):
-        first.emit(y=[number])
-    one, two = (call for call in bench.steps.open if call.request.model_name == "b")
-    two.answer(y=two.value("x"))
-    assert bench.emitted == []
-    first.answer(y=[3])
-    one.answer(y=one.value("x"))
-    assert bench.emitted == [[1], [2]]
-    assert bench.answers["one"] == []
-    bench.steps.call("b").answer(y=[3])
-    assert bench.emitted == [[1], [2], [3]]
-    assert bench.outputs() == {}
-    assert bench.is_empty()
-
-
-def test_a_decoupled_step_may_give_nothing() -> None:
-    bench = decoupled()
-    bench.stream()
-    bench.steps.call("a").answer()
-    assert bench.emitted == []
-    assert bench.outputs() == {}
-    assert bench.is_empty()
-
-
-def test_answers_of_a_decoupled_step_wait_where_the_next_one_is_at_its_limit() -> None:
-    bench = decoupled("max_inflight_requests: 2")
-    bench.stream()
-    first = bench.steps.call("a")
-    for number in range(5):
-        first.emit(y=[number])
-    first.answer()
-    for _ in range(5):
-        assert bench.steps.names() == ["b"] * min(2, 5 - len(bench.emitted))
-        call = bench.steps.call("b")
-        call.answer(y=call.value("x"))
-    assert bench.emitted == [[0], [1], [2], [3], [4]]
-    assert bench.is_empty()
-
-
-def test_a_failure_behind_a_decoupled_step_ends_the_whole() -> None:
-    bench = decoupled("max_inflight_requests: 1")
-    bench.stream()
-    first = bench.steps.call("a")
-    first.can_cancel = False
-    for number in range(3):
-        first.emit(y=[number])
-    bench.steps.call("b").finish(EngineFailed("broken."))
-    assert isinstance(bench.error(), EngineFailed)
-    first.emit(y=[9])
-    first.answer()
-    assert bench.steps.asked == ["a", "b"]
-    assert bench.is_empty()
-
-
-def test_a_flood_of_answers_ends_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.ensembles.ensemble_run.MAX_WAITING_ANSWERS", 2)
-    bench = decoupled("max_inflight_requests: 1")
-    bench.stream()
-    first = bench.steps.call("a")
-    for number in range(4):
-        first.emit(y=[number])
-    assert isinstance(bench.error(), Overloaded)
-    assert bench.is_empty()
-
-
-def test_a_decoupled_ensemble_needs_a_stream() -> None:
-    bench = decoupled()
-    bench.ask()
-    assert isinstance(bench.error(), NotSupported)
-
-
-def test_a_decoupled_ensemble_cannot_be_cached() -> None:
-    config = ensemble_config(CHAIN, more="response_cache { enable: true }")
-    with pytest.raises(InvalidInput, match="response_cache cannot be enabled for a decoupled model"):
-        Bench(config, step_config("a", more=DECOUPLED), step_config("b"))
-
-
-def test_a_caller_that_cannot_take_its_answer_hurts_nobody() -> None:
-    bench = decoupled()
-
-    def break_down(_: InferResponse) -> None:
-        raise ConnectionError("gone")
-
-    bench.ask(emit=break_down)
-    bench.steps.call("a").emit(y=[1])
-    bench.steps.call("b").answer(y=[1])
-    bench.steps.call("a").answer()
-    assert bench.outputs() == {}
     assert bench.is_empty()

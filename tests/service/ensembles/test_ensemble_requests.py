@@ -8,14 +8,14 @@ import pytest
 
 from enginehouse.errors import DeadlineExceeded, EngineFailed, InvalidInput
 from service.request import InferResponse, SequencePosition
-from tests.service.ensembles.test_ensemble import CHAIN, DECOUPLED, Bench, chain
+from tests.service.ensemble_bench import CHAIN, DECOUPLED, Bench, chain
 from tests.service.fake_steps import Call, ensemble_config, numbers, step_config, step_text
 
 LEVELS = "max_batch_size: 8 dynamic_batching { priority_levels: 3 default_priority_level: 2 }"
 
 
 def waiting_ids(bench: Bench) -> list[str]:
-    return [visit.request.id for visit in bench.model._line]
+    return [pending.request.id for pending in bench.model._line]
 
 
 def test_the_entry_goes_by_the_levels_of_the_first_step_that_has_any() -> None:

@@ -15,8 +15,8 @@ from service.loading.assembly import Surroundings, serve_version
 from service.metrics.metrics_options import MetricsOptions
 from service.request import InferRequest
 from service.served_model import ServedModel
+from tests.service import sequence_bench as sequences
 from tests.service.conftest import BATCHED, Answers, X, Y, make_request, stay_inline, tenfold
-from tests.service.sequences import test_sequence as sequences
 
 EVERYTHING = MetricsOptions(has_histograms=True, has_summaries=True)
 

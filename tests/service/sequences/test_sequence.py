@@ -1,13 +1,10 @@
 """Sequences get their places and their turns, and never see each other's state."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from enginehouse.config_completion import complete_config, complete_platform
 from enginehouse.dtype import DTYPES
@@ -18,62 +15,12 @@ from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
 from service.loaded import LoadedVersion
 from service.loading.assembly import Surroundings, serve_version
-from service.request import Admitted, InferRequest, InferResponse, SequencePosition
+from service.request import InferRequest, SequencePosition
 from service.scheduling.queue_policy import DEFAULT_MAX_QUEUE_SIZE
 from service.scheduling.rate_limiter import RateLimiter
 from service.served_model import ServedModel
-from tests.service.conftest import Answers, Bench, MakeBench, X, Y, make_bench, make_request, stay_inline
-
-START = TensorSpec("start", DTYPES["FP32"], (-1, 1))
-READY = TensorSpec("ready", DTYPES["INT32"], (-1, 1))
-END = TensorSpec("end", DTYPES["BOOL"], (-1, 1))
-CORRID = TensorSpec("id", DTYPES["UINT64"], (-1, 1))
-SUM = TensorSpec("sum", DTYPES["FP32"], (-1, 2))
-NEW_SUM = TensorSpec("new_sum", DTYPES["FP32"], (-1, 2))
-INPUTS = (X, START, READY, END, CORRID, SUM)
-CONTROLS = """
-  control_input { name: "start" control { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } }
-  control_input { name: "ready" control { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } }
-  control_input { name: "end" control { kind: CONTROL_SEQUENCE_END bool_false_true: [ false, true ] } }
-  control_input { name: "id" control { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } }
-  state { input_name: "sum" output_name: "new_sum" data_type: TYPE_FP32 dims: [ 2 ] }
-"""
-OLDEST = "oldest { max_candidate_sequences: 4 }"
-
-
-def config(strategy: str = "direct { }", rows: int = 2, rest: str = "", instances: int = 1) -> str:
-    return (
-        f"max_batch_size: {rows} instance_group {{ count: {instances} }} "
-        f'output {{ name: "y" data_type: TYPE_FP32 dims: 2 }} sequence_batching {{ {strategy} {CONTROLS} {rest} }}'
-    )
-
-
-def accumulate(feeds: Tensors) -> Tensors:
-    total = feeds["x"] + feeds["sum"]
-    return {"y": total, "new_sum": total}
-
-
-def make_accumulator(text: str | None = None, **fields: Any) -> Bench:
-    return make_bench(text or config(), accumulate, INPUTS, (Y, NEW_SUM), **fields)
-
-
-@pytest.fixture
-def accumulator(bench: MakeBench) -> Any:
-    def make(text: str | None = None) -> Bench:
-        return bench(text or config(), accumulate, INPUTS, (Y, NEW_SUM))
-
-    return make
-
-
-def step(sequence: int | str, value: float, flags: str = "", **fields: Any) -> InferRequest:
-    """A request of a sequence; `s` in the flags starts it and `e` ends it."""
-    position = SequencePosition(sequence, "s" in flags, "e" in flags)
-    return make_request([value], sequence=position, **fields)
-
-
-def column(feeds: Tensors, name: str) -> list[float]:
-    values: list[float] = feeds[name][:, 0].tolist()
-    return values
+from tests.service.conftest import Answers, MakeBench, X, Y, make_request, stay_inline
+from tests.service.sequence_bench import INPUTS, NEW_SUM, OLDEST, accumulate, column, config, make_accumulator, step
 
 
 def test_a_sequence_remembers_its_past_and_another_has_its_own() -> None:
@@ -401,57 +348,6 @@ def test_a_model_may_have_more_places_than_memory(accumulator: Any) -> None:
     assert [len(feeds["x"]) for feeds in one.engines[0].runs] == [4, 4]
 
 
-def test_what_is_too_late_is_never_computed(accumulator: Any) -> None:
-    """Also while the timers are: the engine was given back after the deadline, and before anybody could say so."""
-    one = accumulator(config(rows=1))
-    one.ask("a", step(1, 1, "s"))
-    one.ask("b", step(1, 1, parameters={"timeout": 100_000}))
-    one.ask("c", step(1, 1))
-    one.clock.time = 0.2
-    one.clock.run_ready()
-    assert one.answers.values("a") == [1]
-    assert isinstance(one.answers.error("b"), DeadlineExceeded)
-    assert isinstance(one.answers.error("c"), DeadlineExceeded)
-    assert len(one.engines[0].runs) == 1
-    assert isinstance(late(one), DeadlineExceeded)
-
-
-def late(one: Bench) -> Any:
-    """A request whose deadline has passed when it comes."""
-    one.ask("late", step(5, 1, "s", deadline=one.clock.time - 1))
-    return one.answers.error("late")
-
-
-OBJECTIVE = ' parameters { key: "slo_ms" value { string_value: "100" } }'
-
-
-@pytest.mark.parametrize("strategy", ["direct { }", OLDEST])
-def test_a_sequence_lives_on_when_a_request_that_comes_too_late_is_refused(accumulator: Any, strategy: str) -> None:
-    one = accumulator(config(strategy) + OBJECTIVE)
-    one.clock.time = 10.0
-    one.ask("start", step(1, 1, "s", received_at=10.0))
-    one.clock.run_ready()
-    one.ask("late", step(1, 10, received_at=9.8))
-    one.ask("in time", step(1, 100, received_at=9.95))
-    one.clock.run_ready()
-    assert isinstance(one.answers.error("late"), DeadlineExceeded)
-    assert [one.answers.values(key) for key in ("start", "in time")] == [[1], [101]]
-
-
-@pytest.mark.parametrize("strategy", ["direct { }", OLDEST])
-def test_an_objective_is_the_time_that_a_request_of_a_sequence_may_wait(accumulator: Any, strategy: str) -> None:
-    one = accumulator(config(strategy, rows=1) + OBJECTIVE)
-    one.ask("start", step(1, 1, "s"))
-    one.clock.run_ready()
-    one.ask("waits", step(1, 1))
-    one.clock.time += 0.15
-    one.clock.run_ready()
-    assert isinstance(one.answers.error("waits"), DeadlineExceeded)
-    assert len(one.engines[0].runs) == 1
-    one.ask("next", step(1, 1))
-    assert "must specify the START flag" in str(one.answers.error("next"))
-
-
 def test_sequences_share_resources_with_other_models() -> None:
     """One resource, two instances that each need it: they never run at the same time, and all are answered."""
     limited = 'rate_limiter { resources { name: "R" count: 1 } }'
@@ -480,94 +376,3 @@ def test_sequences_share_resources_with_other_models() -> None:
     assert [answers.values(str(number)) for number in (1, 2)] == [[1], [2]]
     assert [len(engine.runs) for engine in engines] == [1, 1]
     model.close()
-
-
-_ASK = st.tuples(
-    st.just("ask"),
-    st.integers(1, 4),
-    st.sampled_from(["", "", "", "", "s", "e"]),
-    st.sampled_from([False] * 9 + [True]),
-)
-_RUN = st.tuples(st.just("run"), st.integers(1, 4))
-_CANCEL = st.tuples(st.just("cancel"), st.integers(0, 40))
-_WAIT = st.tuples(st.just("wait"), st.sampled_from([0.02, 0.2, 1.5]))
-_EVENTS = st.lists(st.one_of(*[_ASK] * 8, _RUN, _RUN, _CANCEL, _WAIT), min_size=20, max_size=50)
-_STARTS = [("ask", number, "s", False) for number in (1, 2, 3, 4)]
-
-
-def _run_callbacks(one: Bench, count: int) -> None:
-    """Let a few things happen and no more: what comes next meets a server that is in the middle of it all."""
-    ready = one.clock._ready
-    for _ in range(min(count, len(ready))):
-        callback, arguments = ready.popleft()
-        callback(*arguments)
-
-
-def _fail_at(failing: set[int]) -> Callable[[Tensors], Tensors]:
-    runs = 0
-
-    def compute(feeds: Tensors) -> Tensors:
-        nonlocal runs
-        runs += 1
-        if runs in failing:
-            raise RuntimeError("boom")
-        return accumulate(feeds)
-
-    return compute
-
-
-@given(
-    events=_EVENTS,
-    strategy=st.sampled_from(["direct { }", OLDEST, "oldest { }"]),
-    instances=st.integers(1, 2),
-    failing=st.sets(st.integers(1, 30), max_size=8),
-)
-def test_sequences_never_interleave_state(
-    events: Sequence[tuple[Any, ...]], strategy: str, instances: int, failing: set[int]
-) -> None:
-    """However starts, ends, cancels, deadlines, pauses and failures mix: everybody is answered exactly once, and a sum
-    holds its own sequence's numbers, from its start on, all of them but those that were answered with a failure.
-    """
-    text = config(strategy, rows=2, instances=instances, rest="max_sequence_idle_microseconds: 1000000")
-    one = make_accumulator(text)
-    for engine in one.engines:
-        engine._function = _fail_at(failing)
-    admitted: list[Admitted | None] = []
-    lives: list[list[int]] = []
-    current: dict[int, int] = {}
-    for kind, *arguments in [*_STARTS, *events]:
-        if kind == "ask":
-            sequence, flags, is_short = arguments
-            number = len(admitted)
-            parameters = {"timeout": 100_000} if is_short else {}
-            admitted.append(one.ask(str(number), step(sequence, number + 1, flags, parameters=parameters)))
-            if admitted[-1] is not None:
-                if "s" in flags:
-                    current[sequence] = len(lives)
-                    lives.append([])
-                lives[current[sequence]].append(number)
-        elif kind == "run":
-            _run_callbacks(one, arguments[0])
-        elif kind == "wait":
-            one.clock.advance(arguments[0])
-        elif arguments[0] < len(admitted) and admitted[arguments[0]] is not None:
-            admitted[arguments[0]].cancel()
-    one.clock.advance(10)
-    assert [len(one.answers.of[str(number)]) for number in range(len(admitted))] == [1] * len(admitted)
-    for life in lives:
-        _check_life(one, life)
-    assert one.model.queue_depth == 0
-    one.model.close()
-
-
-def _check_life(one: Bench, life: list[int]) -> None:
-    total, is_broken = 0, False
-    for number in life:
-        (answer,) = one.answers.of[str(number)]
-        if isinstance(answer, InferResponse):
-            assert not is_broken
-            total += number + 1
-            assert one.answers.values(str(number)) == [total]
-        else:
-            assert isinstance(answer, Cancelled | DeadlineExceeded) or "boom" in str(answer)
-            is_broken = is_broken or not isinstance(answer, EngineFailed)

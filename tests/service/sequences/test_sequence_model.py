@@ -14,7 +14,7 @@ from service.loaded import LoadedVersion
 from service.loading.assembly import Surroundings, serve_version
 from service.sequences.sequence_model import SequenceModel
 from tests.service.conftest import Answers, Y, stay_inline
-from tests.service.sequences.test_sequence import INPUTS, NEW_SUM, accumulate, config, step
+from tests.service.sequence_bench import INPUTS, NEW_SUM, accumulate, config, step
 
 
 class Generations:
