@@ -265,6 +265,7 @@ def test_an_input_with_a_value_of_its_own_may_be_described_and_left_out() -> Non
         config = config_from_text(text, "m")
         complete_config(config, (X,), (Y,), optional=(bias,))
         assert [tensor.name for tensor in config.input] == names
-    for text in (described, BATCH + INPUT.replace("dims", "optional: true dims")):
-        with pytest.raises(InvalidInput, match=r"unexpected inference input 'bias'|but the engine needs it"):
-            complete_config(config_from_text(text, "m"), (X,), (Y,))
+    with pytest.raises(InvalidInput, match="unexpected inference input 'bias'"):
+        complete_config(config_from_text(described, "m"), (X,), (Y,))
+    with pytest.raises(InvalidInput, match="input 'x' is optional in the configuration, but the engine needs it"):
+        complete_config(config_from_text(BATCH + INPUT.replace("dims", "optional: true dims"), "m"), (X,), (Y,))
