@@ -190,7 +190,7 @@ def _is_victim(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return words[3:5] == [b"enginehouse.process_worker", _VICTIM.encode()]
+    return words[3:5] == [b"enginehouse.processes.process_worker", _VICTIM.encode()]
 
 
 def _latencies(kills: Kills, outcome: Outcome) -> Table:

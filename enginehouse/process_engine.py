@@ -5,11 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
-from enginehouse.channel import Words, error_from_words
 from enginehouse.dtype import dtype_from_name
 from enginehouse.engine_options import EngineOptions
+from enginehouse.processes.channel import Words, error_from_words
+from enginehouse.processes.worker_process import Child, Host, Task, WorkerProcess
 from enginehouse.tensor import Tensors, TensorSpec
-from enginehouse.worker_process import Child, Host, Task, WorkerProcess
 
 
 class ProcessEngine:

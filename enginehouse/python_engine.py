@@ -9,16 +9,16 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from enginehouse.channel import Channel, Words, error_from_words, words_from_error
 from enginehouse.dtype import Array, size_of
 from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported, Overloaded
 from enginehouse.model_config import dtype_from_config, engine_shape
+from enginehouse.processes.channel import Channel, Words, error_from_words, words_from_error
+from enginehouse.processes.python_conversation import MAX_UNREAD_ANSWERS, MAX_UNREAD_BYTES, Conversation
+from enginehouse.processes.worker_process import Task, WorkerProcess
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
-from enginehouse.python_conversation import MAX_UNREAD_ANSWERS, MAX_UNREAD_BYTES, Conversation
 from enginehouse.python_model import Parameter, Position
 from enginehouse.sequence_config import controls_from_config
 from enginehouse.tensor import Tensors, TensorSpec
-from enginehouse.worker_process import Task, WorkerProcess
 
 
 def _nobody_waits() -> None:

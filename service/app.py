@@ -13,9 +13,9 @@ from typing import NoReturn
 from enginehouse.available_memory import available_memory
 from enginehouse.config_completion import Completion
 from enginehouse.errors import NotReady
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.memory_return import return_large_blocks
 from enginehouse.onnxruntime_engine import check_one_distribution
+from enginehouse.processes.meeting_place import MeetingPlace
 from service.backend_config import max_batch_sizes_from_flags
 from service.client_memory.shared_memory import SharedMemory
 from service.clock import Clock, LoopClock

@@ -24,8 +24,8 @@ from enginehouse.config_rules import check_config
 from enginehouse.engine_options import engine_options_from_config
 from enginehouse.errors import Error, InvalidInput, NotFound
 from enginehouse.evidence import EVIDENCE_FILE
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import read_config, versions_to_serve
+from enginehouse.processes.meeting_place import MeetingPlace
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.repository import Repository
 from enginehouse.sequence_config import controls_from_config, states_from_config

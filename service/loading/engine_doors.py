@@ -10,12 +10,12 @@ from enginehouse import process_engine, python_engine
 from enginehouse.engine import Engine
 from enginehouse.engine_options import engine_options_from_config
 from enginehouse.errors import InvalidInput, NotSupported
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.open_engine import open_engine
 from enginehouse.process_engine import ProcessEngine, engine_task
+from enginehouse.processes.meeting_place import MeetingPlace
+from enginehouse.processes.worker_process import Task
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.python_engine import PythonEngine
-from enginehouse.worker_process import Task
 
 ISOLATION_PARAMETER = "isolation"
 Isolation = Literal["none", "process", "shared"]

@@ -12,8 +12,8 @@ from enginehouse.engine_choice import rank_engines, reasons
 from enginehouse.errors import NotSupported, VerifyFailed
 from enginehouse.evidence import GOLDEN_FILE, EngineRecord, Evidence, read_evidence
 from enginehouse.hardware import this_hardware
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import read_config, refuse_unhonoured
+from enginehouse.processes.meeting_place import MeetingPlace
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.python_engine import Ask
 from enginehouse.repository import check_digests, check_file_digests, files_of_engine

@@ -8,9 +8,9 @@ from enginehouse.config_completion import LENIENT, Completion, complete_config, 
 from enginehouse.engine import Engine, optional_inputs
 from enginehouse.engine_choice import needs_gpu
 from enginehouse.evidence import EngineRecord
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.memory_return import return_memory
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER
+from enginehouse.processes.meeting_place import MeetingPlace
 from enginehouse.proto.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from service.loading.engine_doors import Opening, acquaint, instances_elsewhere, open_instance
 from service.loading.golden import check_golden

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from enginehouse.dtype import array_from_bytes, bytes_from_array
 from enginehouse.errors import Error
+from enginehouse.processes.shared_tensors import dtype_of
 from enginehouse.python_engine import ModelCall, Reply
-from enginehouse.shared_tensors import dtype_of
 from service.clock import Clock
 from service.request import Admitted, Infer, InferRequest, InferResponse, SequencePosition, WireTensor
 from service.scheduling.queue import Pending

@@ -77,7 +77,7 @@ def engines_in(directory: Path) -> list[int]:
             continue
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if words[3:4] != [b"enginehouse.shared_worker"]:
+            if words[3:4] != [b"enginehouse.processes.shared_worker"]:
                 continue
             if (process / "fd" / words[7].decode()).readlink() == directory:
                 found.append(int(process.name))

@@ -63,7 +63,7 @@ def children(service: RunningService, model: str) -> list[int]:
     for task in Path(f"/proc/{service.process.pid}/task").iterdir():
         for pid in (task / "children").read_text().split():
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[3:5] == [b"enginehouse.process_worker", model.encode()]:
+            if words[3:5] == [b"enginehouse.processes.process_worker", model.encode()]:
                 found.append(int(pid))
     return found
 

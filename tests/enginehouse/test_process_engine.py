@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 import pytest
 
-from enginehouse import worker_process
 from enginehouse.dtype import DTYPES
 from enginehouse.errors import EngineCrashed, EngineFailed, Error, InvalidInput, NotReady, NotSupported
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
 from enginehouse.process_engine import ProcessEngine, engine_task, let_step_in
+from enginehouse.processes import worker_process
 from tests.conftest import ROOT, make_identity_model
 from tests.service.conftest import make_scale_model
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enginehouse import worker_process
 from enginehouse.errors import EngineCrashed, EngineFailed, InvalidInput, NotReady, NotSupported
+from enginehouse.processes import worker_process
+from enginehouse.processes.shared_tensors import IncomingTensors
 from enginehouse.python_engine import Job, ModelCall, PythonEngine, Reply, let_step_in
 from enginehouse.python_model import Call, Model, ModelError, Position, Response, infer, only_outputs
-from enginehouse.shared_tensors import IncomingTensors
 from tests.enginehouse.python_child import CONFIG, Heard, Make, job, opened_models
 from tests.enginehouse.test_process_engine import is_gone, wait_until
 

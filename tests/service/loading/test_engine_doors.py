@@ -13,10 +13,10 @@ import pytest
 
 from enginehouse.engine import Engine, Killable
 from enginehouse.errors import InvalidInput, NotSupported
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import config_from_text
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, OnnxRuntimeEngine
 from enginehouse.process_engine import ProcessEngine
+from enginehouse.processes.meeting_place import MeetingPlace
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from enginehouse.python_engine import PythonEngine
 from service.loading.engine_doors import Opening, acquaint, instances_elsewhere, isolation_from_config, open_instance
@@ -152,4 +152,4 @@ def own_workers() -> list[str]:
     """Children of this process that serve an engine; other tests may have a whole server running."""
     files = [task / "children" for task in Path("/proc/self/task").iterdir()]
     pids = [pid for file in files if file.exists() for pid in file.read_text().split()]
-    return [pid for pid in pids if b"enginehouse.process_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in pids if b"enginehouse.processes.process_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]

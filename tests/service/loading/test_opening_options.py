@@ -11,8 +11,8 @@ from enginehouse.engine import Engine
 from enginehouse.engine_options import EngineOptions
 from enginehouse.errors import InvalidInput
 from enginehouse.hardware import this_hardware, usable_cores
-from enginehouse.meeting_place import MeetingPlace
 from enginehouse.model_config import config_from_text
+from enginehouse.processes.meeting_place import MeetingPlace
 from enginehouse.repository import Repository
 from service.loading.loader import VersionLoader
 from service.loading.memory_estimate import MemoryBudget
