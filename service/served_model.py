@@ -25,7 +25,6 @@ from service.scheduling.queue_policy import queue_policy_from_config
 from service.scheduling.rows import Layout
 from service.scheduling.scheduler import Hooks, MakeScheduler
 from service.statistics.statistics import ModelStatistics
-from service.status import status_of
 
 _log = logging.getLogger(__name__)
 
@@ -171,8 +170,7 @@ class ServedModel:
         self._count_failure(pending.request, reason)
 
     def _count_failure(self, request: InferRequest, reason: Error) -> None:
-        seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
-        self.statistics.count_failure(status_of(reason).failure_reason, seconds)
+        self.statistics.count_failed(request, reason, self._clock.now())
 
 
 def layout_from_config(config: ModelConfig) -> Layout:

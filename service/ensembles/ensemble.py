@@ -32,7 +32,6 @@ from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, deliver
 from service.scheduling.queue_policy import queue_policy_from_config
 from service.served_model import layout_from_config
 from service.statistics.statistics import ModelStatistics
-from service.status import status_of
 
 # Requests that may be in one ensemble at once, those that wait at its entry included: as many as wait for one model.
 MAX_REQUESTS = 1024
@@ -192,8 +191,7 @@ class EnsembleModel:
         deliver(pending.settle, reason, self.name)
 
     def _count_failure(self, request: InferRequest, reason: Error) -> None:
-        seconds = max(0.0, self._clock.now() - request.received_at) if request.received_at else 0.0
-        self.statistics.count_failure(status_of(reason).failure_reason, seconds)
+        self.statistics.count_failed(request, reason, self._clock.now())
 
     def _tell_if_quiet(self) -> None:
         if self._on_quiet is not None and not self._running and not self._line:

@@ -4,12 +4,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.request import Timings
+from enginehouse.errors import Error
+from service.request import InferRequest, Timings
 from service.scheduling.computation import Execution
 from service.statistics.calibration_drift import CalibrationDrift
 from service.statistics.duration import Duration
 from service.statistics.latency_summaries import LatencySummaries
 from service.statistics.response_statistics import ResponseStatistics
+from service.status import status_of
 
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
@@ -134,6 +136,11 @@ class ModelStatistics:
         self.cache_miss.add(seconds)
         if self.summaries is not None:
             self.summaries.count_cache_miss(seconds)
+
+    def count_failed(self, request: InferRequest, reason: Error, now: float) -> None:
+        """A request that was answered with an error, or left; `now` in the seconds of its `received_at`."""
+        seconds = max(0.0, now - request.received_at) if request.received_at else 0.0
+        self.count_failure(status_of(reason).failure_reason, seconds)
 
     def count_failure(self, reason: str, seconds: float, count: int = 1) -> None:
         """Requests that were answered with an error, or left; `reason` is one of `FAILURE_REASONS`."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, InvalidInput, NotReady, Overloaded
+from enginehouse.errors import Cancelled, DeadlineExceeded, EngineFailed, Error, InvalidInput, Overloaded
 from enginehouse.model_config import config_from_text
 from enginehouse.tensor import Tensors
 from service.clock import LoopClock
@@ -159,29 +159,6 @@ def test_several_instances_run_at_the_same_time(bench: MakeBench) -> None:
     assert [len(engine.runs) for engine in one.engines] == [1, 1, 1]
 
 
-def test_draining_refuses_what_is_new_and_finishes_what_is_here(bench: MakeBench) -> None:
-    one: Bench = bench(PATIENT % "")
-    one.ask("old")
-    told: list[str] = []
-    one.model.drain(lambda: told.append("drained"))
-    one.ask("new")
-    assert isinstance(one.answers.error("new"), NotReady)
-    one.clock.advance(1)
-    assert one.answers.values("old") == [10]
-    assert told == ["drained"]
-
-
-def test_abandoning_tells_everybody_in_line(bench: MakeBench) -> None:
-    one: Bench = bench(PATIENT % "")
-    one.ask("a")
-    one.ask("b")
-    one.model.abandon()
-    for key in "ab":
-        assert "was stopped before it could answer" in str(one.answers.error(key))
-    one.clock.advance(5)
-    assert one.engines[0].runs == []
-
-
 def fail_to_hear(_: object) -> None:
     raise ConnectionResetError("the client left")
 
@@ -197,21 +174,6 @@ def test_a_caller_that_fails_hurts_neither_its_mates_nor_the_server(
         one.clock.run_ready()
     assert one.answers.values("mate") == [10]
     assert one.model.statistics.success.count == 2
-
-
-def test_an_engine_that_cannot_be_closed_keeps_no_other_open(
-    bench: MakeBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one: Bench = bench("max_batch_size: 1 instance_group { count: 2 }")
-
-    def refuse() -> None:
-        raise OSError("stuck")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(one.engines[0], "close", refuse)
-        one.model.close()
-    assert one.engines[1].is_closed
-    assert "could not be closed" in caplog.text
 
 
 async def test_a_request_costs_no_task_and_no_future() -> None:
@@ -360,36 +322,6 @@ def test_an_engine_failure_is_counted_as_ours(bench: MakeBench) -> None:
     assert isinstance(one.answers.error("a"), EngineFailed)
     assert one.model.statistics.failures["BACKEND"] == 1
     assert one.model.statistics.execution_count == 0
-
-
-def test_an_engine_that_hangs_neither_keeps_its_callers_nor_the_end_waiting(
-    bench: MakeBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.served_model.CLOSE_PATIENCE_SECONDS", 0.05)
-    entered, released = threading.Event(), threading.Event()
-
-    def hang(feeds: Tensors) -> Tensors:
-        entered.set()
-        assert released.wait(30)
-        return tenfold(feeds)
-
-    one = bench(function=hang, is_inline=False)
-    answers: list[object] = []
-    one.model.infer(make_request(), answers.append)
-    one.clock.run_ready()
-    assert entered.wait(30)
-    one.model.infer(make_request(), answers.append)
-    one.model.abandon()
-    assert [type(answer) for answer in answers] == [NotReady, NotReady]
-    one.model.close()
-    assert "hangs; it is left behind" in caplog.text
-    released.set()
-    monkeypatch.undo()
-    one.model.close()
-    one.clock.run_ready()
-    assert len(answers) == 2
-    assert one.model.statistics.success.count == 0
-    assert one.model.statistics.fail.count == 2
 
 
 def test_what_was_asked_for_too_late_is_not_even_queued(bench: MakeBench) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.request import Timings
+from enginehouse.errors import EngineFailed, Overloaded
+from service.request import InferRequest, Timings
 from service.scheduling.computation import Execution
 from service.statistics.statistics import FAILURE_REASONS, Histogram, ModelStatistics, StatisticsTable
 
@@ -40,6 +41,14 @@ def test_all_reasons_are_there_from_the_start() -> None:
     assert ModelStatistics().failures == {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
     with pytest.raises(KeyError):
         ModelStatistics().count_failure("ELSE", 0)
+
+
+def test_a_failure_is_counted_under_its_reason_with_the_time_since_the_request_was_there() -> None:
+    counted = ModelStatistics()
+    counted.count_failed(InferRequest("m", "", (), received_at=5.0), Overloaded("full"), now=7.0)
+    counted.count_failed(InferRequest("m", "", ()), EngineFailed("broken"), now=7.0)
+    assert (counted.failures["REJECTED"], counted.failures["BACKEND"]) == (1, 1)
+    assert (counted.fail.count, counted.fail.seconds) == (2, 2.0)
 
 
 def test_a_bucket_takes_its_bound_and_the_last_takes_the_rest() -> None:
