@@ -16,17 +16,16 @@ from dataclasses import replace
 import grpc
 
 from enginehouse.errors import Error, Overloaded
-from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelStreamInferResponse
 from service.codecs import proto_codec
 from service.codecs.proto_codec import ReplyForm
 from service.grpc.inference import CallHead, parse
 from service.grpc.options import GrpcOptions
 from service.grpc.patience import WritePatience
-from service.request import Admitted, InferRequest, InferResponse, pace
+from service.grpc.stream_exchange import FINAL, StreamExchange
+from service.request import Admitted, InferRequest, InferResponse
 from service.server import InferenceServer
 from service.status import status_of
-
-FINAL = "triton_final_response"
 
 # What a client may take to hear that its stream is over.
 END_SECONDS = 1.0
@@ -72,13 +71,13 @@ class InferStream:
         self._head = CallHead(server, context, options)
         self._ends_on_error = dict(context.invocation_metadata()).get(GRPC_ERROR_HEADER) == "true"
         self._slots = asyncio.Semaphore(options.max_in_flight)
-        self._exchanges: set[_Exchange] = set()
-        self._turns: deque[_Exchange] = deque()
+        self._exchanges: set[StreamExchange] = set()
+        self._turns: deque[StreamExchange] = deque()
         self._unsent: deque[tuple[bytes, bool]] = deque()
         self._unsent_bytes = 0
         self._held_bytes = 0
         self._room = asyncio.Event()
-        self._paced: set[_Exchange] = set()
+        self._paced: set[StreamExchange] = set()
         self._failure: Error | None = None
         self._wake = asyncio.Event()
         self._patience = WritePatience()
@@ -134,7 +133,7 @@ class InferStream:
 
     def _admit(self, data: bytes) -> None:
         received_at = self._server.clock.now()
-        exchange = _Exchange(self, len(data))
+        exchange = StreamExchange(self, len(data))
         self._held_bytes += len(data)
         self._exchanges.add(exchange)
         self._turns.append(exchange)
@@ -177,7 +176,7 @@ class InferStream:
         if self._failure is not None and self._ends_on_error:
             await self._context.abort(status_of(self._failure).grpc, str(self._failure))
 
-    def infer(self, request: InferRequest, exchange: "_Exchange") -> Admitted | None:
+    def infer(self, request: InferRequest, exchange: StreamExchange) -> Admitted | None:
         return self._server.infer(request, exchange.settle)
 
     def encode(self, response: InferResponse, form: ReplyForm, is_final: bool) -> bytes:
@@ -199,13 +198,13 @@ class InferStream:
         self._unsent_bytes += len(data)
         self._wake.set()
 
-    def pace(self, exchange: "_Exchange") -> None:
+    def pace(self, exchange: StreamExchange) -> None:
         """Let a model wait with its next response while the client has much to read; not all models can."""
         if self._unsent_bytes > _BEHIND_BYTES and exchange not in self._paced:
             self._paced.add(exchange)
             exchange.pace(is_behind=True)
 
-    def end(self, exchange: "_Exchange", failure: Error | None = None) -> None:
+    def end(self, exchange: StreamExchange, failure: Error | None = None) -> None:
         """A request has its last response, which is sent when it is its turn."""
         if failure is not None and self._ends_on_error:
             self._failure = self._failure or failure
@@ -219,7 +218,7 @@ class InferStream:
         while self._turns and self._turns[0].is_over:
             self._finish(self._turns.popleft())
 
-    def _finish(self, exchange: "_Exchange") -> None:
+    def _finish(self, exchange: StreamExchange) -> None:
         self._exchanges.discard(exchange)
         self._paced.discard(exchange)
         self._held_bytes -= exchange.size
@@ -229,90 +228,3 @@ class InferStream:
             return
         self._slots.release()
         self._wake.set()
-
-
-class _Exchange:
-    """One request of a stream and its responses.
-
-    Attributes:
-        size: bytes that it keeps: of the request, and then of the last response until that can be sent.
-        has_turn: whether its answer waits for those of earlier requests.
-        is_over: its last response is there, or nobody listens any more.
-        last: that response, if there is anything to send.
-    """
-
-    def __init__(self, stream: InferStream, size: int) -> None:
-        self.size = size
-        self.has_turn = True
-        self.is_over = False
-        self.last: bytes | None = None
-        self._stream = stream
-        self._has_left = False
-        self._is_settled = False
-        self._admitted: Admitted | None = None
-        self._form = ReplyForm()
-        self._message = ModelInferRequest()
-
-    def begin(self, request: InferRequest, form: ReplyForm, message: ModelInferRequest) -> None:
-        self._form = form
-        # What names the request; its tensors are kept no longer than the model needs them.
-        self._message = ModelInferRequest(
-            id=message.id, model_name=message.model_name, model_version=message.model_version
-        )
-        request.emit = self.emit
-        admitted = self._stream.infer(request, self)
-        if self._has_left and admitted is not None:
-            admitted.cancel()
-        elif not self._is_settled:
-            self._admitted = admitted
-
-    def emit(self, response: InferResponse) -> None:
-        """Pass on a response before the last one."""
-        if self.is_over:
-            return
-        try:
-            data = self._stream.encode(response, self._form, is_final=False)
-            if self._stream.is_full(len(data)):
-                raise Overloaded("the client does not read its responses as fast as they come; the rest is left out.")
-        except Error as problem:
-            self.fail(problem, self._message)
-            self.leave()
-            return
-        self._stream.put(data)
-        self._stream.pace(self)
-
-    def pace(self, is_behind: bool) -> None:
-        """The client has much to read, or has read most of it."""
-        pace(self._admitted, is_behind)
-
-    def settle(self, result: InferResponse | Error) -> None:
-        """Pass on the last response; one without outputs only to a client that asked for it."""
-        # Each knows the other; without this, both would wait for the garbage collector.
-        self._admitted, self._is_settled = None, True
-        if self.is_over:
-            return
-        if isinstance(result, Error):
-            self.fail(result, self._message)
-            return
-        try:
-            if result.outputs or self._form.wants_empty_final:
-                self.last = self._stream.encode(result, self._form, is_final=True)
-        except Error as problem:
-            self.fail(problem, self._message)
-            return
-        self.is_over = True
-        self._stream.end(self)
-
-    def fail(self, problem: Error, message: ModelInferRequest) -> None:
-        """Say what went wrong, and with which request."""
-        self.is_over = True
-        blamed = ModelInferResponse(id=message.id, model_name=message.model_name, model_version=message.model_version)
-        proto_codec.set_parameter(blamed.parameters, FINAL, True)
-        self.last = ModelStreamInferResponse(error_message=str(problem), infer_response=blamed).SerializeToString()
-        self._stream.end(self, problem)
-
-    def leave(self) -> None:
-        """Nobody listens any more."""
-        self.is_over = self._has_left = True
-        if self._admitted is not None:
-            self._admitted.cancel()
