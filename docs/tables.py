@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from enginehouse.config_fields import HONOURED_FIELDS, PARAMETERS
+from enginehouse.config_fields import FIELDS, PARAMETERS
 from enginehouse.evidence import EngineRecord, GoldenTolerance
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.proto.grpc_service_pb2 import DESCRIPTOR
@@ -88,7 +88,7 @@ def errors() -> str:
 
 def configuration() -> str:
     """Every field of a model configuration, and what becomes of it."""
-    rows = [(f"`{path}`", field.standing, field.note) for path, field in HONOURED_FIELDS.items()]
+    rows = [(f"`{path}`", field.standing, field.note) for path, field in FIELDS.items()]
     return _table(("field", "is", "note"), rows)
 
 

@@ -28,7 +28,7 @@ class Field:
 
 
 _YES = Field("honoured")
-_NOT_YET = Field("refused", "not built yet")
+_UNKNOWN = Field("refused", "not known to this server; leave it out")
 _RATE_LIMIT = Field("honoured", "with `--rate-limit execution_count`; without it nothing is limited, as in Triton")
 _HINT = Field("emulated", "a hint for speed that is not taken; the answers are the same")
 
@@ -43,7 +43,7 @@ BACKEND_OF_PLATFORM = {
 }
 
 # By dotted path of the field; a map of plain values is one field, a map of messages is entered.
-HONOURED_FIELDS: Mapping[str, Field] = {
+FIELDS: Mapping[str, Field] = {
     "name": Field("honoured", "must be the directory's name where it is given"),
     "platform": Field("honoured", "`onnxruntime_onnx`, `tensorrt_plan`, `openvino`, `python`, `ensemble`; no other"),
     "backend": Field("honoured", "`onnxruntime`, `tensorrt`, `openvino`, `python`; any other is refused"),
@@ -253,7 +253,7 @@ def set_parameters(config: ModelConfig) -> dict[str, Field]:
 
 def standing_of(path: str) -> Field:
     """What becomes of a field or of an empty message, which asks for the defaults of what is in it."""
-    if path in HONOURED_FIELDS:
-        return HONOURED_FIELDS[path]
-    inside = [field for name, field in HONOURED_FIELDS.items() if name.startswith(f"{path}.")]
-    return next((field for field in inside if field.standing != "refused"), inside[0] if inside else _NOT_YET)
+    if path in FIELDS:
+        return FIELDS[path]
+    inside = [field for name, field in FIELDS.items() if name.startswith(f"{path}.")]
+    return next((field for field in inside if field.standing != "refused"), inside[0] if inside else _UNKNOWN)

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,7 @@ from service.served import Served
 ENTRY_BYTES = 1024
 
 _IMPLEMENTATION = "local"
+_NOTHING_DONE = Timings(decode=0.0, queue=0.0, compute_input=0.0, compute_infer=0.0, compute_output=0.0, batch_rows=0)
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +77,7 @@ class ResponseCache:
         self._entries.move_to_end(key)
         now = self._clock.now()
         model.statistics.count_cache_hit(looked_up_seconds, now - (request.received_at or now))
-        timings = Timings(request.decoded_at - request.received_at, 0.0, 0.0, 0.0, 0.0, 0)
+        timings = replace(_NOTHING_DONE, decode=request.decoded_at - request.received_at)
         settle(InferResponse(model.name, model.version, request.id, entry.outputs, timings, entry.parameters))
         return None
 

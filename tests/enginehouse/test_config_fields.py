@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from enginehouse.config_fields import BACKEND_OF_PLATFORM, HONOURED_FIELDS, PARAMETERS
+from enginehouse.config_fields import BACKEND_OF_PLATFORM, FIELDS, PARAMETERS
 from enginehouse.config_paths import paths_of
 from enginehouse.errors import NotSupported
 from enginehouse.model_config import config_from_text, refuse_unhonoured
@@ -82,7 +82,7 @@ def test_every_field_is_honoured_or_refused_by_name(name: str) -> None:
     for parent in parents:
         message = child_of(message, parent)
     set_something(message, last)
-    if HONOURED_FIELDS[name].standing != "refused":
+    if FIELDS[name].standing != "refused":
         refuse_unhonoured(config)
         return
     with pytest.raises(NotSupported) as refusal:
@@ -92,13 +92,13 @@ def test_every_field_is_honoured_or_refused_by_name(name: str) -> None:
 
 
 def test_the_table_knows_every_field_and_makes_up_none() -> None:
-    assert set(HONOURED_FIELDS) == set(LEAVES)
-    assert list(HONOURED_FIELDS) == list(paths_of(DESCRIPTOR)), "in the order of the message"
+    assert set(FIELDS) == set(LEAVES)
+    assert list(FIELDS) == list(paths_of(DESCRIPTOR)), "in the order of the message"
 
 
-@pytest.mark.parametrize("path", HONOURED_FIELDS)
+@pytest.mark.parametrize("path", FIELDS)
 def test_what_is_not_as_it_is_elsewhere_says_so(path: str) -> None:
-    field = HONOURED_FIELDS[path]
+    field = FIELDS[path]
     assert field.standing == "honoured" or field.note
 
 
