@@ -98,13 +98,13 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 
 
 def refuse_unhonoured(config: ModelConfig) -> None:
-    """Raise `NotSupported` naming every field that is set and would not be honoured."""
-    unknown = sorted(path for path in set_fields(config) if standing_of(path).standing == "refused")
-    parameters = set_parameters(config).items()
-    unknown += [f"parameters['{key}']" for key, field in parameters if field.standing == "refused"]
-    if unknown:
+    """Raise `NotSupported` naming every field that is set and would not be honoured, and why."""
+    asked = {path: standing_of(path) for path in sorted(set_fields(config))}
+    asked |= {f"parameters['{key}']": field for key, field in set_parameters(config).items()}
+    refused = [f"{path} ({field.note})" for path, field in asked.items() if field.standing == "refused"]
+    if refused:
         raise NotSupported(
-            f"model '{config.name}': this server does not honour {', '.join(unknown)} in config.pbtxt yet. "
+            f"model '{config.name}': this server does not honour {', '.join(refused)} in config.pbtxt. "
             "Remove them, or serve the model elsewhere."
         )
 

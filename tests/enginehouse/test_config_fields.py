@@ -124,7 +124,7 @@ def test_an_empty_message_asks_for_defaults(text: str) -> None:
     ],
 )
 def test_an_empty_message_of_which_nothing_is_honoured_is_refused(text: str, path: str) -> None:
-    with pytest.raises(NotSupported, match=f"does not honour {path} in config.pbtxt"):
+    with pytest.raises(NotSupported, match=rf"does not honour {path} \(.+\) in config.pbtxt"):
         refuse_unhonoured(config_from_text(text, "m"))
 
 
@@ -133,7 +133,7 @@ def test_all_refused_fields_are_named_at_once() -> None:
     with pytest.raises(NotSupported) as refusal:
         refuse_unhonoured(config_from_text(text, "m"))
     for name in ("runtime", "model_repository_agents.agents.name"):
-        assert name in str(refusal.value)
+        assert f"{name} ({FIELDS[name].note})" in str(refusal.value)
 
 
 def test_the_fields_that_both_know_have_the_same_numbers_and_types() -> None:
