@@ -1,7 +1,7 @@
 """What a model says about itself: `config.pbtxt`, read and written with the real text format.
 
-`ModelConfig` is the protocol's own message; unknown fields are refused, and so are known ones that this server does
-not honour: nothing that a configuration says is ignored in silence.
+`ModelConfig` is the protocol's own message; unknown fields are refused, and so are known ones without which the model
+would answer otherwise than it asks for. What becomes of each field is in `config_fields.py`.
 """
 
 from collections.abc import Mapping, Sequence
