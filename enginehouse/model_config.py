@@ -10,7 +10,7 @@ from pathlib import Path
 from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 
-from enginehouse.config_fields import set_parameters, standing_of
+from enginehouse.config_fields import Standing, set_parameters, standing_of
 from enginehouse.config_paths import set_fields, unknown_values
 from enginehouse.dtype import DType, dtype_from_config_name
 from enginehouse.errors import InvalidInput, NotSupported
@@ -99,14 +99,23 @@ def differences(published: ModelConfig, built: ModelConfig) -> list[str]:
 
 def refuse_unhonoured(config: ModelConfig) -> None:
     """Raise `NotSupported` naming every field that is set and would not be honoured, and why."""
-    asked = {path: standing_of(path) for path in sorted(set_fields(config))}
-    asked |= {f"parameters['{key}']": field for key, field in set_parameters(config).items()}
-    refused = [f"{path} ({field.note})" for path, field in asked.items() if field.standing == "refused"]
+    refused = _asked(config, "refused")
     if refused:
         raise NotSupported(
             f"model '{config.name}': this server does not honour {', '.join(refused)} in config.pbtxt. "
             "Remove them, or serve the model elsewhere."
         )
+
+
+def emulated_fields(config: ModelConfig) -> list[str]:
+    """What is set and does something else here than in Triton, each with what it does."""
+    return _asked(config, "emulated")
+
+
+def _asked(config: ModelConfig, standing: Standing) -> list[str]:
+    asked = {path: standing_of(path) for path in sorted(set_fields(config))}
+    asked |= {f"parameters['{key}']": field for key, field in set_parameters(config).items()}
+    return [f"{path} ({field.note})" for path, field in asked.items() if field.standing == standing]
 
 
 def versions_to_serve(config: ModelConfig, available: Sequence[int]) -> list[int]:

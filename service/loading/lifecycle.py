@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from enginehouse.errors import Error, InvalidInput, NotFound
-from enginehouse.model_config import config_from_json, refuse_unhonoured
+from enginehouse.model_config import config_from_json, emulated_fields, refuse_unhonoured
 from enginehouse.proto.model_config_pb2 import ModelConfig
 from service.ensembles.ensemble_rules import dependencies
 from service.loading.assembly import Surroundings
@@ -175,6 +175,8 @@ class Lifecycle:
         before = self._repositories.stand_in(order.name, root)
         try:
             config = await self._threads.run(self._config, order)
+            for field in emulated_fields(config):
+                _log.info("model '%s': emulated is %s", order.name, field)
             available = await self._threads.run(self._repositories.versions, order.name)
             is_kept = partial(files.are_those_of, self._files.get(order.name))
             left_out = await self._exchange.bring_in(config, available, is_kept, is_trial=bool(order.config_json))
@@ -227,12 +229,13 @@ class Lifecycle:
         return [step for model in self._registry.answering(name) for step in dependencies(model.config)]
 
     def _config(self, order: LoadOrder) -> ModelConfig:
-        if not order.config_json:
-            return self._loader.config(order.name)
-        if not order.files:
-            self._repositories.model_directory(order.name)
-        config = config_from_json(order.config_json, order.name)
-        refuse_unhonoured(config)
+        if order.config_json:
+            if not order.files:
+                self._repositories.model_directory(order.name)
+            config = config_from_json(order.config_json, order.name)
+            refuse_unhonoured(config)
+        else:
+            config = self._loader.config(order.name)
         return config
 
 

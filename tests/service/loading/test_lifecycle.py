@@ -115,6 +115,17 @@ async def test_without_a_previous_version_the_fallback_serves_degraded(house: Ho
     assert house.server.is_ready()
 
 
+async def test_what_a_configuration_asks_for_and_gets_another_way_is_logged_at_the_load(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(house.root)
+    house.configure("optimization { priority: PRIORITY_MAX }")
+    with caplog.at_level("INFO", "service.loading.lifecycle"):
+        await house.server.load("m")
+    said = "model 'm': emulated is optimization.priority (a hint for speed that is not taken; the answers are the same)"
+    assert [record.getMessage() for record in caplog.records if "emulated" in record.getMessage()] == [said]
+
+
 async def test_a_loader_that_raises_anything_harms_one_model_only(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
