@@ -63,7 +63,8 @@ class Doorstep(Connection):
             return True
         if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or door.is_open():
             return False
-        answer = door.refusal(data)
+        # Who leaves answers unread is given no more of them than one request at a time makes.
+        answer = None if self.flow.write_paused else door.refusal(data)
         if answer is None:
             self._waiting.append((door.now(), data))
             door.queue(self)

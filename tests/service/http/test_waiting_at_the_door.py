@@ -25,6 +25,7 @@ class ShutDoor:
 
     guests: list[Guest] = field(default_factory=list)
     is_refusing: bool = False
+    refused: bytes = REFUSED
     came_at: float = 5.0
 
     def is_open(self) -> bool:
@@ -34,7 +35,7 @@ class ShutDoor:
         return self.came_at
 
     def refusal(self, _data: bytes) -> bytes | None:
-        return REFUSED if self.is_refusing else None
+        return self.refused if self.is_refusing else None
 
     def queue(self, guest: Guest) -> None:
         self.guests.append(guest)
@@ -133,6 +134,18 @@ async def test_who_is_refused_unread_may_ask_again_on_the_same_connection(opened
     await opened.door.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
     assert len(opened.model.asked) == 1
+
+
+async def test_who_does_not_read_its_refusals_waits_in_line_instead_of_filling_memory_with_more(opened: Opened) -> None:
+    opened.door.is_refusing = True
+    opened.door.refused = bytes(1 << 23)
+    peer = await connect(opened.listener)
+    await send(peer, post())
+    kept: Any = opened.listener._server.server_state.connections
+    await until(lambda: any(one.flow.write_paused for one in kept))
+    await send(peer, post())
+    await until(lambda: bool(opened.door.guests))
+    end(peer)
 
 
 async def test_the_end_of_the_server_does_not_forget_those_who_wait(
