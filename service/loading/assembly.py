@@ -14,7 +14,7 @@ from service.ensembles.ensemble_rules import is_ensemble
 from service.loaded import LoadedVersion
 from service.loading.opening import close_all
 from service.metrics.metrics_options import MetricsOptions, buckets_from_config
-from service.python_models.python_serving import serve_python
+from service.python_models.python_serving import PythonServing
 from service.request import Infer, InferRequest, Settle
 from service.scheduling.batcher import Batcher
 from service.scheduling.computation import Computation, TensorComputation
@@ -115,7 +115,9 @@ def _serve(loaded: LoadedVersion, surroundings: Surroundings) -> Served:
 
     statistics = _statistics(loaded, surroundings)
     if config.backend == "python":
-        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_scheduler, statistics)
+        python = PythonServing(loaded, surroundings.clock, surroundings.infer, layout, statistics)
+        make = python.around(make_scheduler)
+        return ServedModel(loaded, surroundings.clock, make, python.compute, statistics)
     return ServedModel(
         loaded,
         surroundings.clock,
@@ -135,15 +137,19 @@ def _serve_sequences(loaded: LoadedVersion, surroundings: Surroundings, layout: 
         return SequenceBatcher(config.name, policy, DEFAULT_MAX_QUEUE_SIZE, clock, hooks, permits)
 
     statistics = _statistics(loaded, surroundings)
+    family = surroundings.sequence_models.setdefault(config.name, [])
     if config.backend == "python":
-        return serve_python(loaded, surroundings.clock, surroundings.infer, layout, make_batcher, statistics)
+        python = PythonServing(loaded, surroundings.clock, surroundings.infer, layout, statistics)
+        return SequenceModel(
+            loaded, surroundings.clock, make_batcher, python.compute, statistics, family, python.around
+        )
     return SequenceModel(
         loaded,
         surroundings.clock,
         make_batcher,
         lambda engine: _watched(SequenceComputation(engine, layout, rules), statistics),
         statistics,
-        surroundings.sequence_models.setdefault(config.name, []),
+        family,
     )
 
 

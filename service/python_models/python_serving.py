@@ -11,33 +11,49 @@ from service.python_models.request_computation import RequestComputation
 from service.request import Infer
 from service.scheduling.rows import Layout
 from service.scheduling.scheduler import Hooks, MakeScheduler, Scheduler
-from service.served_model import ServedModel
 from service.statistics.statistics import ModelStatistics
 
 
-def serve_python(
-    loaded: LoadedVersion,
-    clock: Clock,
-    infer: Infer,
-    layout: Layout,
-    make_scheduler: MakeScheduler,
-    statistics: ModelStatistics,
-) -> ServedModel:
-    """Serve a version whose engines are Python models; the scheduler decides as for any other."""
-    calls = ModelCalls(clock, infer)
-    opened: list[OpenRequests] = []
+class PythonServing:
+    """What schedules and computes for one version of a Python model.
 
-    def make(own_clock: Clock, hooks: Hooks) -> Scheduler:
-        if not loaded.config.model_transaction_policy.decoupled:
-            return make_scheduler(own_clock, hooks)
-        opened.append(OpenRequests(make_scheduler, own_clock, hooks))
-        return opened[0]
+    Args:
+        infer: asks other models.
+        layout: of the model's tensors.
+        statistics: of the version.
+    """
 
-    def compute(engine: Engine) -> RequestComputation:
+    def __init__(
+        self, loaded: LoadedVersion, clock: Clock, infer: Infer, layout: Layout, statistics: ModelStatistics
+    ) -> None:
+        self._loaded = loaded
+        self._clock = clock
+        self._calls = ModelCalls(clock, infer)
+        self._layout = layout
+        self._statistics = statistics
+        self._open_requests: OpenRequests | None = None
+
+    def around(self, make_scheduler: MakeScheduler) -> MakeScheduler:
+        """The scheduler decides as for any other model; what a decoupled one still has to answer is kept besides."""
+        if not self._loaded.config.model_transaction_policy.decoupled:
+            return make_scheduler
+
+        def make(clock: Clock, hooks: Hooks) -> Scheduler:
+            self._open_requests = OpenRequests(make_scheduler, clock, hooks)
+            return self._open_requests
+
+        return make
+
+    def compute(self, engine: Engine) -> RequestComputation:
+        """What runs on an instance; called after its scheduler was made."""
         assert isinstance(engine, PythonEngine)
-        engine.connect(calls.ask)
-        finish = opened[0].finish if opened else None
-        controls = controls_from_config(loaded.config)
-        return RequestComputation(engine, layout, str(loaded.version), clock, finish, controls, statistics.responses)
-
-    return ServedModel(loaded, clock, make, compute, statistics)
+        engine.connect(self._calls.ask)
+        return RequestComputation(
+            engine,
+            self._layout,
+            str(self._loaded.version),
+            self._clock,
+            None if self._open_requests is None else self._open_requests.finish,
+            controls_from_config(self._loaded.config),
+            self._statistics.responses,
+        )

@@ -10,7 +10,7 @@ from service.loaded import LoadedVersion
 from service.request import Admitted, InferRequest, Settle
 from service.reserved_parameters import take_reserved
 from service.scheduling.computation import Computation
-from service.scheduling.scheduler import Hooks, Scheduler
+from service.scheduling.scheduler import Hooks, MakeScheduler, Scheduler
 from service.sequences.sequence import SequenceBatcher
 from service.served_model import ServedModel
 from service.statistics.statistics import ModelStatistics
@@ -21,6 +21,7 @@ class SequenceModel(ServedModel):
 
     Args:
         family: all that serve the same model, oldest first; this one joins it, and leaves once it is drained.
+        around: what else decides of its requests, given what makes the scheduler of its sequences.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class SequenceModel(ServedModel):
         make_computation: Callable[[Engine], Computation],
         statistics: ModelStatistics,
         family: list["SequenceModel"],
+        around: Callable[[MakeScheduler], MakeScheduler] = lambda make: make,
     ) -> None:
         def make_scheduler(own_clock: Clock, hooks: Hooks) -> Scheduler:
             self._batcher = make_batcher(own_clock, hooks)
             return self._batcher
 
-        super().__init__(loaded, clock, make_scheduler, make_computation, statistics)
+        super().__init__(loaded, clock, around(make_scheduler), make_computation, statistics)
         self._is_retiring = False
         self._family = family
         family.append(self)

@@ -4,7 +4,8 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -188,13 +189,18 @@ def add_python_model(repository: Path, name: str, source: str, config: str) -> N
 
 
 @pytest.fixture(scope="module")
-def service(start_service: StartService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def python_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("python")
     save_model(repository, "simple", make_simple_model())
     for name, source in SOURCES.items():
         add_python_model(repository, name, source, CONFIGS[name])
     (repository / "scale" / "1" / "neighbour.py").write_text("def times(a, b):\n    return a * b\n")
-    with start_service(repository, "--model-control-mode", "explicit", "--load-model", "*") as running:
+    return repository
+
+
+@pytest.fixture(scope="module")
+def service(start_service: StartService, python_repository: Path) -> Iterator[RunningService]:
+    with start_service(python_repository, "--model-control-mode", "explicit", "--load-model", "*") as running:
         yield running
 
 
@@ -414,16 +420,49 @@ def is_answered(http: Any, five: Any) -> bool:
     return True
 
 
-def test_sequences_keep_their_state_in_the_model(grpc: Any) -> None:
-    def tell(sequence: int, value: int, start: bool = False, end: bool = False) -> int:
+Tell = Callable[..., int]
+
+
+@pytest.fixture
+def tell(grpc: Any) -> Tell:
+    """Add to the sum of a sequence: `tell(sequence, value, start=False, end=False)` gives the sum."""
+
+    def add(sequence: int, value: int, start: bool = False, end: bool = False) -> int:
         inputs = [tensor(triton_grpc, "IN", np.array([[value]], np.int32), "INT32")]
         answer = grpc.infer("tally", inputs, sequence_id=sequence, sequence_start=start, sequence_end=end)
         return int(answer.as_numpy("OUT")[0, 0])
 
+    return add
+
+
+def test_sequences_keep_their_state_in_the_model(tell: Tell) -> None:
     ids = range(7, 13)
     assert [tell(one, one, start=True) for one in ids] == list(ids)
     assert [tell(one, 10) for one in reversed(ids)] == [one + 10 for one in reversed(ids)]
     assert [tell(one, 100, end=True) for one in ids] == [one + 110 for one in ids]
+
+
+def test_a_reload_lets_a_sequence_end_in_the_process_where_it_began(
+    tell: Tell, service: RunningService, python_repository: Path
+) -> None:
+    """Its state is nowhere else, and no request of it fails."""
+    source = python_repository / "tally" / "1" / "model.py"
+    source.write_text(f"{source.read_text()}\n# Another file than before.\n")
+    before = set(children(service, "tally"))
+    sums = [tell(50, 1, start=True)]
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{service.grpc_port}") as other, ThreadPoolExecutor() as pool:
+        loading = pool.submit(other.load_model, "tally")
+        wait_until(lambda: len(set(children(service, "tally")) - before) == len(before))
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            sums.append(tell(50, 1))
+            time.sleep(0.02)
+        assert not loading.done()
+        sums.append(tell(50, 1, end=True))
+        loading.result(timeout=20)
+    assert sums == list(range(1, len(sums) + 1))
+    assert not before & set(children(service, "tally"))
+    assert tell(51, 5, start=True, end=True) == 5
 
 
 def test_statistics_count_its_requests(http: Any) -> None:
