@@ -45,6 +45,7 @@ class InferRequest:
         classifications: outputs wanted as their highest classes, and how many of them.
         emit: takes each response of a decoupled model before the last one; None for a caller that takes only one.
         received_at: when the transport had the whole request, in the seconds of `Clock.now`.
+        unread_seconds: how long the transport left it unread after that, because others came before.
         decoded_at: when the transport had decoded it.
         trace: number of the trace that follows it; 0 for none.
         parent_trace: of what another model's request asks, the number of that one's trace; None for a client's own.
@@ -63,9 +64,14 @@ class InferRequest:
     classifications: Mapping[str, int] = field(default_factory=dict)
     emit: "Callable[[InferResponse], None] | None" = None
     received_at: float = 0.0
+    unread_seconds: float = 0.0
     decoded_at: float = 0.0
     trace: int = 0
     parent_trace: int | None = None
+
+    @property
+    def decode_seconds(self) -> float:
+        return self.decoded_at - self.received_at - self.unread_seconds
 
 
 @dataclass(slots=True, frozen=True)

@@ -77,7 +77,7 @@ class ResponseCache:
         self._entries.move_to_end(key)
         now = self._clock.now()
         model.statistics.count_cache_hit(looked_up_seconds, now - (request.received_at or now))
-        timings = replace(_NOTHING_DONE, decode=request.decoded_at - request.received_at)
+        timings = replace(_NOTHING_DONE, decode=request.decode_seconds, queue=request.unread_seconds)
         settle(InferResponse(model.name, model.version, request.id, entry.outputs, timings, entry.parameters))
         return None
 

@@ -206,8 +206,8 @@ def policy_from_config(config: ModelConfig) -> BatchPolicy:
 
 def _timings(pending: Pending, batch: Batch, execution: Execution) -> Timings:
     return Timings(
-        decode=pending.request.decoded_at - pending.request.received_at,
-        queue=batch.started_at - pending.queued_at,
+        decode=pending.request.decode_seconds,
+        queue=pending.request.unread_seconds + batch.started_at - pending.queued_at,
         compute_input=execution.join_seconds,
         compute_infer=execution.infer_seconds,
         compute_output=execution.split_seconds,

@@ -261,8 +261,8 @@ class _Pending:
         spent = self.run.spent
         request = self.request
         timings = Timings(
-            decode=request.decoded_at - request.received_at,
-            queue=self.begun_at - self.arrived_at + spent.queue,
+            decode=request.decode_seconds,
+            queue=request.unread_seconds + self.begun_at - self.arrived_at + spent.queue,
             compute_input=spent.compute_input,
             compute_infer=spent.compute_infer,
             compute_output=spent.compute_output,

@@ -169,14 +169,15 @@ class DirectExchange:
 
     def _begin(self) -> None:
         server = self._server
-        received_at = server.clock.now() if self.came_at is None else self.came_at
+        begun_at = server.clock.now()
+        received_at = begun_at if self.came_at is None else self.came_at
         try:
             length = header_length(self._asked[0])
             body = memoryview(self.body).toreadonly()
             # The connection keeps its last exchange, which must not keep a body that nobody needs any more.
             self.body = bytearray()
             request, self._form = request_from_body(server, body, length, self._model, self._version)
-            request.received_at = received_at
+            request.received_at, request.unread_seconds = received_at, begun_at - received_at
             request.deadline = deadline(self._asked[1], received_at)
             refuse_decoupled(server, self._model, self._version)
             request.decoded_at = server.clock.now()

@@ -211,8 +211,8 @@ class _Reception:
     def _response(self, outputs: tuple[WireTensor, ...], reply: Reply) -> InferResponse:
         request, pending = self.pending.request, self.pending
         timings = Timings(
-            decode=request.decoded_at - request.received_at,
-            queue=self._start - pending.queued_at,
+            decode=request.decode_seconds,
+            queue=request.unread_seconds + self._start - pending.queued_at,
             compute_input=0.0,
             compute_infer=time.monotonic() - self._start,
             compute_output=0.0,

@@ -29,13 +29,13 @@ EXPIRING = PATIENT % "default_queue_policy { default_timeout_microseconds: 50000
 def test_an_answer_says_whose_it_is_and_where_the_time_went(bench: MakeBench) -> None:
     one: Bench = bench(PATIENT % "")
     one.clock.advance(10)
-    one.ask("a", make_request([1], id="7", received_at=9.0, decoded_at=9.5))
+    one.ask("a", make_request([1], id="7", received_at=9.0, unread_seconds=0.25, decoded_at=9.5))
     one.clock.advance(1)
     (answer,) = one.answers.of["a"]
     assert isinstance(answer, InferResponse)
     assert (answer.model_name, answer.model_version, answer.id) == ("m", "1", "7")
     timings = answer.timings
-    assert (timings.decode, timings.queue, timings.batch_rows) == (0.5, 1.0, 1)
+    assert (timings.decode, timings.queue, timings.batch_rows) == (0.25, 1.25, 1)
     assert one.model.statistics.success.seconds == 2.0
     assert one.model.statistics.last_inference_ms > 0
 

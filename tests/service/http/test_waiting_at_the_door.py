@@ -82,6 +82,18 @@ async def test_a_request_is_answered_in_its_turn_and_its_time_runs_from_when_it_
     assert [request.received_at for request in opened.model.asked] == [5.0]
 
 
+async def test_what_it_waited_is_no_time_of_decoding(opened: Opened) -> None:
+    peer = await connect(opened.listener)
+    opened.door.came_at = asyncio.get_running_loop().time()
+    await send(peer, post(CLOSING))
+    await asyncio.sleep(0.2)
+    await opened.door.let_in()
+    await read_all(peer)
+    (request,) = opened.model.asked
+    assert request.unread_seconds > 0.15
+    assert 0 < request.decode_seconds < 0.1
+
+
 async def test_it_may_wait_longer_than_a_peer_may_stall(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post(CLOSING))
