@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from enginehouse.errors import InvalidInput
 from service.triton_flags import FALSE, TRITON_FLAGS, TRUE, Flag
@@ -64,6 +65,22 @@ def translate(arguments: Sequence[str]) -> CommandLine:
         else:
             ours += _as_ours(name, value, written)
     return CommandLine((*_log_level(levels), *ours), tuple(notes))
+
+
+def refuse_unknown(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Name a flag that is none, and the one that is most like it.
+
+    Raises:
+        InvalidInput: there is one, or the first word is no flag.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        raise InvalidInput(f"'{arguments[0]}' is no flag; expected flags, or 'lint' and a repository.")
+    for word in arguments:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name not in (*known, "help"):
+            close = get_close_matches(name, [*known, *TRITON_FLAGS], 1)
+            meant = f"did you mean --{close[0]}? " if close else ""
+            raise InvalidInput(f"--{name} is not known; {meant}python -m service --help tells all flags.")
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:

@@ -142,3 +142,30 @@ def test_resources_are_limited_where_the_rate_limiter_is_on(read: Read) -> None:
         read("--rate-limit-resource", "R1:4")
     with pytest.raises(ValidationError, match="name:count or name:count:device is expected"):
         read("--rate-limit", "execution_count", "--rate-limit-resource", "R1")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--modle-repository", "x"], "--modle-repository is not known; did you mean --model-repository? python"),
+        (["--http_port=1"], "--http_port is not known; did you mean --http-port? python"),
+        (["--xyzzy"], "--xyzzy is not known; python -m service --help tells all flags."),
+        (["lnit", "models"], "'lnit' is no flag; expected flags, or 'lint' and a repository."),
+        (["--http-port", "1"], "--model-repository is required; python -m service --help tells all flags"),
+        (["--model-repository", "m", "--http-port", "abc"], "--http-port is 'abc': expected a valid integer"),
+        (["--model-repository", "m", "--http-port", "70000"], "--http-port is '70000': expected less than or equal"),
+        (["--model-repository", "m", "--load-model", "x"], "--load-model needs --model-control-mode explicit"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_told_in_one_line_with_what_was_found(
+    flags: list[str],
+    said: str,
+    read: Read,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["service", *flags])
+    assert main() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {said}")
+    assert told.count("\n") == 1
