@@ -48,7 +48,8 @@ def config_from_text(text: str, name: str, origin: str = CONFIG_FILE) -> ModelCo
     try:
         config = text_format.Parse(text, ModelConfig())
     except text_format.ParseError as problem:
-        raise InvalidInput(f"{origin} is not a model configuration: {problem}.") from problem
+        what = str(problem).rstrip(".")
+        raise InvalidInput(f"{origin} is not a model configuration: {what}.") from problem
     return _checked(config, name, origin)
 
 
@@ -57,7 +58,8 @@ def config_from_json(text: str, name: str) -> ModelConfig:
     try:
         config = json_format.Parse(text, ModelConfig())
     except json_format.ParseError as problem:
-        raise InvalidInput(f"the config parameter is not a model configuration: {problem}.") from problem
+        what = str(problem).rstrip(".")
+        raise InvalidInput(f"the config parameter is not a model configuration: {what}.") from problem
     return _checked(config, name, "the config parameter")
 
 

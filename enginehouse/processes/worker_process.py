@@ -288,7 +288,7 @@ class WorkerProcess:
         if self._is_closing:
             return f"the process of model '{self._task.model}' was ended; the model is being unloaded."
         seconds = self._starts_at - time.monotonic()
-        when = f"it starts again in {seconds:.1f} s" if seconds > 0 else "it is starting again"
+        when = f"it starts again in {seconds:.1f} s" if seconds >= 0.05 else "it is starting again"
         return f"{str(self._last_end).removesuffix('.')}; {when}."
 
 

@@ -70,7 +70,7 @@ def test_without_a_batch_the_dims_are_the_whole_shape() -> None:
     [
         ("max_batch_size: 1\nmax_latency: 3", '2:1 : Message type "inference.ModelConfig" has no field named'),
         ("max_batch_size: many", "1:17"),
-        ("input { name: 'a' data_type: TYPE_FLOAT }", "has no value named TYPE_FLOAT"),
+        ("input { name: 'a' data_type: TYPE_FLOAT }", "has no value named TYPE_FLOAT."),
         ("input {", "is not a model configuration"),
         ("max_batch_size: 99999999999", "out of range"),
         ("max_batch_size: 1 max_batch_size: 2", "should not have multiple"),
@@ -84,6 +84,7 @@ def test_a_mistake_is_refused_with_its_place(text: str, message: str) -> None:
         config_from_text(text, "m", "repo/m/config.pbtxt")
     assert str(refusal.value).startswith("repo/m/config.pbtxt ")
     assert message in str(refusal.value)
+    assert not str(refusal.value).endswith("..")
 
 
 @given(st.text(max_size=40) | st.text(alphabet='abinput{}[]:"<> 0-9\n,.;', max_size=60))

@@ -143,6 +143,9 @@ def test_a_refusal_names_when_the_next_start_is(scale: Path, monkeypatch: pytest
         end(engine)
         with pytest.raises(NotReady, match=r"it starts again in (20\.0|19\.\d) s"):
             engine.run(ones())
+        engine._worker._starts_at = time.monotonic() + 0.02
+        with pytest.raises(NotReady, match="it is starting again"):
+            engine.run(ones())
 
 
 def test_engines_of_one_model_step_in_for_each_other(scale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
