@@ -65,6 +65,16 @@ class Repository:
             raise NotFound(f"model '{name}' has no version {version} in {self.root}.")
         return path
 
+    def overlooked(self) -> list[str]:
+        """Say of what holds a model's file and is none what it lacks; raises `NotFound`."""
+        if not self.model_names() and self._is_model(self.root):
+            return [f"{self.root} is itself a model; name the directory that holds it."]
+        return [
+            f"{path} is no model: it has no version. Put its files into {path / '1'}."
+            for path in sorted(self.root.iterdir())
+            if self._lacks_a_version(path)
+        ]
+
     def look(self) -> Listing:
         """List every file of every model with its size and time, to tell what changed; raises `NotFound`."""
         return {name: dict(_file_states(self.root / name)) for name in self.model_names()}
@@ -78,6 +88,15 @@ class Repository:
             return (path / CONFIG_FILE).is_file() and not any(_version_numbers(path, WITHDRAWN_PREFIX))
         except OSError:
             # A name longer than any file's, or a directory that may not be read.
+            return False
+
+    def _lacks_a_version(self, path: Path) -> bool:
+        try:
+            if path.name.startswith(".") or self._is_model(path) or any(_version_numbers(path, WITHDRAWN_PREFIX)):
+                return False
+            return any(True for pattern in ("model.*", "*/model.*") for _ in path.glob(pattern))
+        except OSError:
+            # No directory, or one that may not be read.
             return False
 
 

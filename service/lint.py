@@ -68,11 +68,14 @@ def lint(arguments: Sequence[str]) -> int:
     try:
         names = sorted({name for repository in repositories for name in repository.model_names()})
         found = {name: inspect_model(repositories, name, wanted.open, wanted.model_config_name) for name in names}
+        overlooked = [sentence for repository in repositories for sentence in repository.overlooked()]
     except NotFound as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     for name, findings in found.items():
         console.print(_table(name, findings))
+    for sentence in overlooked:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
     refused = [name for name, findings in found.items() if not is_servable(findings)]
     console.print(f"{len(found) - len(refused)} of {len(found)} models can be served.", highlight=False)
     return 1 if refused else 0 if found else 2

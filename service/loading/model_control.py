@@ -1,6 +1,7 @@
 """Which models a server starts with, and who changes that afterwards: nobody, its clients, or the repositories."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -11,6 +12,8 @@ from service.loading.poller import Poller
 from service.loading.repositories import Repositories
 
 ALL = ("*",)
+
+_log = logging.getLogger(__name__)
 
 
 class ModelControl:
@@ -48,6 +51,10 @@ class ModelControl:
             NotReady: a repository cannot be read.
         """
         names = sorted(self._repositories.look())
+        for sentence in self._repositories.overlooked():
+            _log.warning(sentence)
+        if not names:
+            _log.warning("there is no model in %s; expected files such as NAME/1/model.onnx.", self._repositories)
         if self._mode == "explicit" and self._asked_for != ALL:
             missing = [name for name in self._asked_for if name not in names]
             if missing:

@@ -49,6 +49,11 @@ class Repositories:
         """List the models of all repositories, those far away as of the last look."""
         return sorted({name for source in self._sources for name in source.model_names()})
 
+    def overlooked(self) -> list[str]:
+        """Say of what looks like a model in a directory of this machine, and is none, what it lacks."""
+        near = [source for source in self._sources if isinstance(source, Repository)]
+        return [sentence for source in near for sentence in source.overlooked()]
+
     def look(self) -> Listing:
         """List every file of every model; a model that lies in two repositories has the files of both."""
         together: dict[str, dict[str, str]] = {}

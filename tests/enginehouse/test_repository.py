@@ -39,6 +39,30 @@ def test_models_are_directories_with_a_configuration_or_a_version(repository: Re
     assert repository.model_names() == ["b", "configured"]
 
 
+def test_what_looks_like_a_model_and_is_none_is_told_what_it_lacks(repository: Repository) -> None:
+    assert repository.overlooked() == []
+    for file in (
+        "flat/model.onnx",
+        "named/v1/model.onnx",
+        "gone/withdrawn.1/model.onnx",
+        "notes/read.me",
+        ".x/model.py",
+    ):
+        path = repository.root / file
+        path.parent.mkdir(parents=True)
+        path.touch()
+    flat, named = repository.root / "flat", repository.root / "named"
+    assert repository.overlooked() == [
+        f"{flat} is no model: it has no version. Put its files into {flat / '1'}.",
+        f"{named} is no model: it has no version. Put its files into {named / '1'}.",
+    ]
+
+
+def test_a_model_that_is_taken_for_a_repository_is_told_so(repository: Repository) -> None:
+    model = repository.root / "b"
+    assert Repository(model).overlooked() == [f"{model} is itself a model; name the directory that holds it."]
+
+
 def test_versions_are_whole_numbers_without_leading_zeros_oldest_first(repository: Repository) -> None:
     assert repository.versions("b") == [1, 2, 10]
     assert repository.versions("configured") == []

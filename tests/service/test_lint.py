@@ -228,3 +228,12 @@ def test_the_documentation_shows_what_is_printed(model: Model, capsys: pytest.Ca
     assert lint([str(root)]) == 1
     printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
     assert f"```text\n{printed}\n```" in (FOLDER / "triton.md").read_text()
+
+
+def test_a_directory_that_is_no_model_for_want_of_a_version_is_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "model.onnx").touch()
+    assert lint([str(tmp_path)]) == 2
+    assert f"{tmp_path / 'flat'} is no model: it has no version. Put its files into" in capsys.readouterr().out
