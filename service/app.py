@@ -25,8 +25,8 @@ from service.grpc.listener import GrpcListener
 from service.grpc.options import COMPRESSION_LEVELS, GrpcOptions
 from service.http.application import create_application, create_metrics_application
 from service.http.direct import DirectInference
-from service.http.door import Door
 from service.http.listener import HttpListener
+from service.http.load_shedding import LoadShedder
 from service.loading.assembly import Surroundings
 from service.loading.lifecycle import Lifecycle
 from service.loading.load_threads import LoadThreads
@@ -185,7 +185,7 @@ def _http_listener(settings: Settings, server: InferenceServer, metrics: ServerM
         settings.http_max_connections,
         # A head that becomes parameters is read by the application alone.
         None if settings.http_header_forward_pattern else DirectInference(server, settings.http_max_input_size),
-        Door(server),
+        LoadShedder(server),
         is_port_shared=settings.reuse_http_port,
     )
 

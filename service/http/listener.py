@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from enginehouse.errors import NotReady
 from service.http.departures import Departures
 from service.http.direct import DirectInference
-from service.http.door import Door
+from service.http.load_shedding import LoadShedder
 from service.http.protocol import KEEP_ALIVE_SECONDS, limited_protocol
 from service.shared_port import claim_port
 
@@ -37,7 +37,7 @@ class HttpListener:
         grace_seconds: float,
         max_connections: int = 0,
         direct: DirectInference | None = None,
-        door: Door | None = None,
+        shedder: LoadShedder | None = None,
         is_port_shared: bool = False,
     ) -> None:
         self._socket = claim_port(address, port, "HTTP") if is_port_shared else _listen(address, port)
@@ -46,7 +46,7 @@ class HttpListener:
         config = uvicorn.Config(
             app,
             loop="none",
-            http=limited_protocol(max_connections, self._departures, direct, door),
+            http=limited_protocol(max_connections, self._departures, direct, shedder),
             ws="none",
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -9,11 +9,11 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.http.departures import Departures
 from service.http.direct import DirectExchange, DirectInference
-from service.http.door import Door
-from service.http.doorstep import Doorstep
 from service.http.incoming import HEADER_NAMES
+from service.http.load_shedding import LoadShedder
 from service.http.patience import Stage
 from service.http.pieces import FIRST_PIECE_BYTES
+from service.http.shedding_connection import SheddingConnection
 
 # Four times what common proxies take; a head is kept in memory before anything can refuse it.
 MAX_HEAD_BYTES = 1 << 16
@@ -30,7 +30,7 @@ _VERSIONS = ("1.1", "1.0")
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
 
 
-class LimitedProtocol(Doorstep):
+class LimitedProtocol(SheddingConnection):
     """One HTTP/1.1 connection: what is read from it, and which way it is answered."""
 
     _head_bytes = 0
@@ -202,7 +202,10 @@ class LimitedProtocol(Doorstep):
 
 
 def limited_protocol(
-    max_connections: int, departures: Departures, direct: DirectInference | None = None, door: Door | None = None
+    max_connections: int,
+    departures: Departures,
+    direct: DirectInference | None = None,
+    shedder: LoadShedder | None = None,
 ) -> type[LimitedProtocol]:
     """The protocol of one listener.
 
@@ -210,7 +213,7 @@ def limited_protocol(
         max_connections: connections at once, 0 for any number.
         departures: of the loop on which it listens.
         direct: what answers inference without the application; None leaves all to the application.
-        door: where requests wait while the loop is busy; None lets them in as they come.
+        shedder: where requests wait while the loop is busy; None lets them in as they come.
     """
-    fields = {"max_connections": max_connections, "direct": direct, "departures": departures, "door": door}
+    fields = {"max_connections": max_connections, "direct": direct, "departures": departures, "shedder": shedder}
     return type("LimitedProtocol", (LimitedProtocol,), fields)

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from service.http.application import create_application
 from service.http.direct import DirectInference
-from service.http.door import Door, Guest
 from service.http.listener import HttpListener
+from service.http.load_shedding import LoadShedder, TurnTaker
 from service.http.pieces import FIRST_PIECE_BYTES, MAX_IN_LINE
 from service.http.protocol import LimitedProtocol
 from service.request import InferRequest, Settle
@@ -386,20 +386,20 @@ async def test_a_large_body_between_small_requests_comes_through(house: House, l
     assert [int(size) - 4 for size in told] == sizes
 
 
-class BusyDoor(Door):
+class BusyLoop(LoadShedder):
     """Lets nobody in at once."""
 
-    def is_open(self) -> bool:
+    def has_time(self) -> bool:
         return False
 
-    def queue(self, guest: Guest) -> None:
-        asyncio.get_running_loop().call_later(0.05, guest.come_in)
+    def queue(self, turn_taker: TurnTaker) -> None:
+        asyncio.get_running_loop().call_later(0.05, turn_taker.take_turn)
 
 
-async def test_a_body_that_waited_at_the_door_in_part_is_read_to_its_end(house: House) -> None:
+async def test_a_body_that_waited_in_part_is_read_to_its_end(house: House) -> None:
     house.serve(lambda request, settle: settle(text_response(str(len(request.inputs[0].data)))))
     direct = DirectInference(house.server, 100_000)
-    opened = HttpListener(FastAPI(), "127.0.0.1", 0, grace_seconds=1, direct=direct, door=BusyDoor(house.server))
+    opened = HttpListener(FastAPI(), "127.0.0.1", 0, grace_seconds=1, direct=direct, shedder=BusyLoop(house.server))
     opened.start()
     peer = await connect(opened)
     sent = post(b"Connection: close", body=BODY.replace(b'"x"', b'"%b"' % (b"x" * 9000)))

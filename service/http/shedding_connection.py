@@ -1,17 +1,17 @@
-"""A connection whose requests may have to wait at the door of a busy loop."""
+"""A connection whose requests may have to wait while the loop is busy."""
 
 import asyncio
 from typing import ClassVar
 
 from service.http.connection import INTERIM, Connection
-from service.http.door import Door, whole_request
+from service.http.load_shedding import LoadShedder, whole_request
 from service.http.patience import Stage
 
 
-class Doorstep(Connection):
-    """Lets in what comes, or lets it wait for its turn, or hands out the refusal of the door."""
+class SheddingConnection(Connection):
+    """Lets in what comes, or lets it wait for its turn, or hands out the refusal of one that would come too late."""
 
-    door: ClassVar[Door | None] = None
+    shedder: ClassVar[LoadShedder | None] = None
     """Where requests wait while the loop is busy; None lets them in as they come."""
 
     _waiting: list[tuple[float, bytes]]
@@ -29,7 +29,7 @@ class Doorstep(Connection):
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
             self._refuse(*self._refusal)
-        elif self.door is None or not self._must_wait(self.door, data):
+        elif self.shedder is None or not self._must_wait(self.shedder, data):
             self._take(data)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -40,8 +40,8 @@ class Doorstep(Connection):
         self._depart(is_gone=False)
         return True
 
-    def come_in(self) -> None:
-        """What waited at the door has its turn."""
+    def take_turn(self) -> None:
+        """What waited has its turn."""
         waited, self._waiting = self._waiting, []
         for came_at, data in waited:
             self._came_at = came_at
@@ -54,20 +54,20 @@ class Doorstep(Connection):
             # The rest of the request may be still to come.
             self.flow.resume_reading()
 
-    def _must_wait(self, door: Door, data: bytes) -> bool:
-        """Whether what came waits at the door, or was refused there."""
+    def _must_wait(self, shedder: LoadShedder, data: bytes) -> bool:
+        """Whether what came waits for its turn, or was refused."""
         if self._waiting:
             # The rest of what waits: enough of it is kept.
             self._waiting.append((self._waiting[0][0], data))
             self.flow.pause_reading()
             return True
-        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or door.is_open():
+        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or shedder.has_time():
             return False
         # Who leaves answers unread is given no more of them than one request at a time makes.
-        answer = None if self.flow.write_paused else door.refusal(data)
+        answer = None if self.flow.write_paused else shedder.refusal(data)
         if answer is None:
-            self._waiting.append((door.now(), data))
-            door.queue(self)
+            self._waiting.append((shedder.now(), data))
+            shedder.queue(self)
         else:
             self.transport.write(answer)
             self._patience.answered()

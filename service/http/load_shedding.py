@@ -32,20 +32,20 @@ _MAX_DIGITS = 9
 _OTHER_WAY = (b"\r\ntransfer-encoding", b"\r\nconnection", b"\r\nexpect", b"\r\nupgrade")
 
 
-class Guest(Protocol):
+class TurnTaker(Protocol):
     """A connection whose request waits."""
 
-    def come_in(self) -> None:
+    def take_turn(self) -> None:
         """The request's turn has come; nothing happens if its caller left."""
 
 
-class Door:
+class LoadShedder:
     """Serves at once while there is time, and in order of arrival while there is not. On the thread of the loop."""
 
     def __init__(self, server: InferenceServer) -> None:
         self._server = server
         self._clock = server.clock
-        self._line: deque[Guest] = deque()
+        self._line: deque[TurnTaker] = deque()
         self._is_round_open = False
         self._round_began_at = 0.0
         self._slice_began_at = 0.0
@@ -55,7 +55,7 @@ class Door:
         self._refused: Counter[tuple[str, str]] = Counter()
         self._refusals: dict[str, bytes] = {}
 
-    def is_open(self) -> bool:
+    def has_time(self) -> bool:
         """Whether there is time to serve at once what comes now."""
         if self._line:
             return False
@@ -79,9 +79,9 @@ class Door:
         self._refused[asked] += 1
         return self._refusals.get(asked[0]) or self._refusal(asked[0])
 
-    def queue(self, guest: Guest) -> None:
+    def queue(self, turn_taker: TurnTaker) -> None:
         """Let a request wait for its turn."""
-        self._line.append(guest)
+        self._line.append(turn_taker)
         if len(self._line) == 1:
             self._slice_began_at, self._served = self._clock.now(), 0
             self._clock.call_soon(self._serve)
@@ -110,7 +110,7 @@ class Door:
         self._slice_began_at, self._served = now, 0
         while self._line and self._clock.now() - now < SLICE_SECONDS:
             self._served += 1
-            self._line.popleft().come_in()
+            self._line.popleft().take_turn()
         if self._line:
             self._clock.call_soon(self._serve)
         for (model, version), count in self._refused.items():

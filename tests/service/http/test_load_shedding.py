@@ -8,14 +8,14 @@ import pytest
 
 from enginehouse.errors import NotFound
 from service.clock import FakeClock
-from service.http.door import SLICE_SECONDS, Door, whole_request
+from service.http.load_shedding import SLICE_SECONDS, LoadShedder, whole_request
 
 REQUEST = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @dataclass
 class Server:
-    """As much of a server as the door asks."""
+    """As much of a server as is asked."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     seconds: float = math.inf
@@ -38,56 +38,56 @@ class Caller:
     seconds: float = 0.0004
     came_in_at: float | None = None
 
-    def come_in(self) -> None:
+    def take_turn(self) -> None:
         self.server.clock.time += self.seconds
         self.came_in_at = self.server.clock.now()
 
 
 def opened(seconds: float = math.inf) -> tuple[Server, Any]:
     server = Server(seconds=seconds)
-    return server, Door(server)  # type: ignore[arg-type]
+    return server, LoadShedder(server)  # type: ignore[arg-type]
 
 
-def crowd(server: Server, door: Any, count: int) -> list[Caller]:
+def crowd(server: Server, shedder: Any, count: int) -> list[Caller]:
     callers = [Caller(server) for _ in range(count)]
     for caller in callers:
-        door.queue(caller)
+        shedder.queue(caller)
     return callers
 
 
-def test_the_door_is_open_until_one_round_of_the_loop_has_taken_a_slice_of_time() -> None:
-    server, door = opened()
-    assert door.is_open()
+def test_there_is_time_until_one_round_of_the_loop_has_taken_a_slice_of_it() -> None:
+    server, shedder = opened()
+    assert shedder.has_time()
     server.clock.time += SLICE_SECONDS / 2
-    assert door.is_open()
+    assert shedder.has_time()
 
 
-def test_a_round_that_takes_longer_closes_it_and_the_next_round_opens_it_again() -> None:
-    server, door = opened()
-    assert door.is_open()
+def test_a_round_that_takes_longer_leaves_no_time_and_the_next_round_has_some_again() -> None:
+    server, shedder = opened()
+    assert shedder.has_time()
     server.clock.time += SLICE_SECONDS  # Time that passes while one round of the loop goes on.
-    assert not door.is_open()
+    assert not shedder.has_time()
     server.clock.run_ready()
-    assert door.is_open()
+    assert shedder.has_time()
 
 
-def test_who_waits_is_served_in_order_and_until_then_the_door_stays_shut() -> None:
-    server, door = opened()
-    callers = crowd(server, door, 8)
-    assert not door.is_open()
+def test_who_waits_is_served_in_order_and_until_then_nobody_else_is_served_at_once() -> None:
+    server, shedder = opened()
+    callers = crowd(server, shedder, 8)
+    assert not shedder.has_time()
     server.clock.run_ready()
     moments = [caller.came_in_at for caller in callers]
     assert None not in moments
     assert moments == sorted(moments, key=lambda moment: moment or 0)
-    assert door.is_open()
+    assert shedder.has_time()
 
 
 def test_a_line_that_takes_longer_than_the_model_can_spare_refuses_at_once_in_one_whole_answer() -> None:
-    server, door = opened(seconds=0.05)
-    crowd(server, door, 40)
-    assert door.refusal(REQUEST) is None
-    crowd(server, door, 400)
-    answer = door.refusal(REQUEST)
+    server, shedder = opened(seconds=0.05)
+    crowd(server, shedder, 40)
+    assert shedder.refusal(REQUEST) is None
+    crowd(server, shedder, 400)
+    answer = shedder.refusal(REQUEST)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 1" in head
@@ -96,29 +96,29 @@ def test_a_line_that_takes_longer_than_the_model_can_spare_refuses_at_once_in_on
 
 
 def test_what_one_request_takes_is_measured() -> None:
-    server, door = opened(seconds=0.05)
-    callers = crowd(server, door, 100)
+    server, shedder = opened(seconds=0.05)
+    callers = crowd(server, shedder, 100)
     for caller in callers:
         caller.seconds = 0.002
     server.clock.run_ready()
-    crowd(server, door, 100)
-    assert door.refusal(REQUEST) is not None
+    crowd(server, shedder, 100)
+    assert shedder.refusal(REQUEST) is not None
 
 
 def test_models_without_an_objective_and_unknown_ones_are_not_refused_here() -> None:
-    server, door = opened()
-    crowd(server, door, 10_000)
-    assert door.refusal(REQUEST) is None
+    server, shedder = opened()
+    crowd(server, shedder, 10_000)
+    assert shedder.refusal(REQUEST) is None
     server.seconds = -1.0
-    assert door.refusal(REQUEST.replace(b"digits", b"nobody")) is None
+    assert shedder.refusal(REQUEST.replace(b"digits", b"nobody")) is None
 
 
 def test_refusals_are_counted_as_such_by_model_and_version() -> None:
-    server, door = opened(seconds=0.0)
-    crowd(server, door, 10)
-    door.refusal(REQUEST)
-    door.refusal(REQUEST)
-    door.refusal(REQUEST.replace(b"digits/", b"digits/versions/3/"))
+    server, shedder = opened(seconds=0.0)
+    crowd(server, shedder, 10)
+    shedder.refusal(REQUEST)
+    shedder.refusal(REQUEST)
+    shedder.refusal(REQUEST.replace(b"digits/", b"digits/versions/3/"))
     server.clock.run_ready()
     assert server.refused == [("digits", "", 2), ("digits", "3", 1)]
 

@@ -1,4 +1,4 @@
-"""Connections whose requests wait at the door: each is answered in its turn, if its caller is still there."""
+"""Connections whose requests wait at the shedder: each is answered in its turn, if its caller is still there."""
 
 import asyncio
 import socket
@@ -10,8 +10,8 @@ import pytest
 
 from service.http.application import create_application
 from service.http.direct import DirectInference
-from service.http.door import Guest
 from service.http.listener import HttpListener
+from service.http.load_shedding import TurnTaker
 from tests.service.http.conftest import House, ScriptedModel, text_response
 from tests.service.http.test_connection import connect, connections, end, post, read_all, send, until
 
@@ -20,15 +20,15 @@ REFUSED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno"
 
 
 @dataclass
-class ShutDoor:
+class BusyLoop:
     """Lets nobody in until the test says so."""
 
-    guests: list[Guest] = field(default_factory=list)
+    waiting_turns: list[TurnTaker] = field(default_factory=list)
     is_refusing: bool = False
     refused: bytes = REFUSED
     came_at: float = 5.0
 
-    def is_open(self) -> bool:
+    def has_time(self) -> bool:
         return False
 
     def now(self) -> float:
@@ -37,35 +37,35 @@ class ShutDoor:
     def refusal(self, _data: bytes) -> bytes | None:
         return self.refused if self.is_refusing else None
 
-    def queue(self, guest: Guest) -> None:
-        self.guests.append(guest)
+    def queue(self, turn_taker: TurnTaker) -> None:
+        self.waiting_turns.append(turn_taker)
 
     async def let_in(self) -> None:
-        await until(lambda: bool(self.guests))
-        self.guests.pop(0).come_in()
+        await until(lambda: bool(self.waiting_turns))
+        self.waiting_turns.pop(0).take_turn()
 
 
 @dataclass
 class Opened:
     listener: HttpListener
-    door: ShutDoor
+    shedder: BusyLoop
     model: ScriptedModel
 
 
 @pytest.fixture
 async def opened(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opened]:
     monkeypatch.setattr("service.http.patience.STALL_SECONDS", STALL)
-    door: Any = ShutDoor()
+    shedder: Any = BusyLoop()
     listener = HttpListener(
         create_application(house.server, None, 1_000_000),
         "127.0.0.1",
         0,
         grace_seconds=1,
         direct=DirectInference(house.server, 1_000_000),
-        door=door,
+        shedder=shedder,
     )
     listener.start()
-    yield Opened(listener, door, house.serve(lambda _, settle: settle(text_response("yes"))))
+    yield Opened(listener, shedder, house.serve(lambda _, settle: settle(text_response("yes"))))
     await listener.stop()
 
 
@@ -75,19 +75,19 @@ CLOSING = b"Connection: close"
 async def test_a_request_is_answered_in_its_turn_and_its_time_runs_from_when_it_came(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post(CLOSING))
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     assert opened.model.asked == []
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
     assert [request.received_at for request in opened.model.asked] == [5.0]
 
 
 async def test_what_it_waited_is_no_time_of_decoding(opened: Opened) -> None:
     peer = await connect(opened.listener)
-    opened.door.came_at = asyncio.get_running_loop().time()
+    opened.shedder.came_at = asyncio.get_running_loop().time()
     await send(peer, post(CLOSING))
     await asyncio.sleep(0.2)
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     await read_all(peer)
     (request,) = opened.model.asked
     assert request.unread_seconds > 0.15
@@ -98,65 +98,65 @@ async def test_it_may_wait_longer_than_a_peer_may_stall(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post(CLOSING))
     await asyncio.sleep(3 * STALL)
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_nothing_is_computed_for_a_caller_who_left(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post())
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     end(peer)
     await until(lambda: not connections(opened.listener))
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     assert opened.model.asked == []
 
 
 async def test_a_caller_who_ends_its_side_hears_that_more_comes_and_then_its_answer(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post())
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     peer.shutdown(socket.SHUT_WR)
     interim = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), 10)
     assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_what_comes_behind_is_kept_and_answered_in_order(opened: Opened) -> None:
     peer = await connect(opened.listener)
     await send(peer, post())
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     for piece in (post()[:20], post()[20:], post(CLOSING)):
         await send(peer, piece)
         await asyncio.sleep(0.02)
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     answer = await read_all(peer)
     assert answer.count(b"HTTP/1.1 200 ") == 3
 
 
 async def test_who_is_refused_unread_may_ask_again_on_the_same_connection(opened: Opened) -> None:
     peer = await connect(opened.listener)
-    opened.door.is_refusing = True
+    opened.shedder.is_refusing = True
     await send(peer, post())
     loop = asyncio.get_running_loop()
     assert await asyncio.wait_for(loop.sock_recv(peer, 1000), 10) == REFUSED
-    opened.door.is_refusing = False
+    opened.shedder.is_refusing = False
     await send(peer, post(CLOSING))
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
     assert len(opened.model.asked) == 1
 
 
 async def test_who_does_not_read_its_refusals_waits_in_line_instead_of_filling_memory_with_more(opened: Opened) -> None:
-    opened.door.is_refusing = True
-    opened.door.refused = bytes(1 << 23)
+    opened.shedder.is_refusing = True
+    opened.shedder.refused = bytes(1 << 23)
     peer = await connect(opened.listener)
     await send(peer, post())
     kept: Any = opened.listener._server.server_state.connections
     await until(lambda: any(one.flow.write_paused for one in kept))
     await send(peer, post())
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     end(peer)
 
 
@@ -166,10 +166,10 @@ async def test_the_end_of_the_server_does_not_forget_those_who_wait(
     monkeypatch.setattr("service.http.connection.LINGER_SECONDS", 0.01)
     peer = await connect(opened.listener)
     await send(peer, post())
-    await until(lambda: bool(opened.door.guests))
+    await until(lambda: bool(opened.shedder.waiting_turns))
     stopping = asyncio.ensure_future(opened.listener.stop())
     await asyncio.sleep(0.3)
-    await opened.door.let_in()
+    await opened.shedder.let_in()
     answer = await read_all(peer)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer.lower()
