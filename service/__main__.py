@@ -1,5 +1,10 @@
 """`python -m service`, and `python -m service lint REPOSITORY`."""
 
+import os
+
+# gRPC's own lines even hold the bytes that strangers sent. It reads this when it is imported, so that comes first.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import logging
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
 """How the server's log lines look."""
 
 import logging
-import os
 
 
 def configure_logging(level: str) -> None:
@@ -11,5 +10,3 @@ def configure_logging(level: str) -> None:
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     # Its warnings are about what clients send, which is not for this log to be filled with.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    # gRPC's own lines even hold the bytes that strangers sent; it looks here when the first server is made.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -40,7 +40,10 @@ def port() -> Iterator[int]:
         thread.join()
 
 
-def test_every_request_is_sent_and_heard_though_none_waits_for_another(port: int) -> None:
+def test_every_request_is_sent_and_heard_though_none_waits_for_another(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.open_loop.CONNECTIONS", 32)
     Answering.may_answer.clear()
     timer = threading.Timer(0.5, Answering.may_answer.set)
     timer.start()

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import grpc
 import urllib3
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from enginehouse.proto import grpc_service_pb2 as pb
@@ -129,7 +129,11 @@ def frames(draw: st.DrawFn) -> bytes:
     return data
 
 
+GOAWAY = bytes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+
+
 @PATIENT
+@example(data=PREFACE + GOAWAY)
 @given(data=st.one_of(st.binary(max_size=300), frames().map(PREFACE.__add__), st.sampled_from(WHOLE)))
 def test_any_bytes_on_the_port_of_grpc_end_their_connection_alone(service: RunningService, data: bytes) -> None:
     seen = len(service.lines)
