@@ -30,9 +30,13 @@ class Answering(BaseHTTPRequestHandler):
         """Nobody reads it."""
 
 
+class Listening(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+    with Listening(("127.0.0.1", 0), Answering) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_port
