@@ -239,13 +239,6 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         _end_process(0)
 
 
-def _direct_inference(server: InferenceServer, settings: Settings) -> DirectInference | None:
-    """Where headers become parameters, the application reads every request."""
-    if settings.http_header_forward_pattern:
-        return None
-    return DirectInference(server, settings.http_max_input_size)
-
-
 def _end_process(status: int) -> NoReturn:
     """End although threads are still busy: the interpreter would wait for them, perhaps for ever."""
     logging.shutdown()

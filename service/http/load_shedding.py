@@ -66,6 +66,7 @@ class LoadShedder:
         return now - self._round_began_at < SLICE_SECONDS
 
     def now(self) -> float:
+        """In the seconds of the server's clock."""
         return self._clock.now()
 
     def refusal(self, data: bytes) -> bytes | None:
