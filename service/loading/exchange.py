@@ -88,6 +88,8 @@ class Exchange:
     async def retire(self, name: str, successors: list[Served], reason: str) -> None:
         """Swap the table in one step, then drain and close what answered before."""
         retired = self._registry.replace(name, successors)
+        # In the same step: a request may come before anything that is awaited begins to run.
+        drained = [_drain(model) for model in retired]
         serving = {int(model.version): model for model in successors}
         for model in retired:
             if int(model.version) not in serving:
@@ -96,7 +98,7 @@ class Exchange:
             self._registry.set_state(name, version, READY, _reason_of(model))
             if model.degraded:
                 _log.warning("model '%s' is degraded: %s", name, model.degraded)
-        await asyncio.gather(*(self._close(model) for model in retired))
+        await asyncio.gather(*(self._close(model, done) for model, done in zip(retired, drained, strict=True)))
         for model in retired:
             if int(model.version) not in serving:
                 self._registry.set_state(name, int(model.version), UNAVAILABLE, reason)
@@ -174,15 +176,20 @@ class Exchange:
             _log.warning("model '%s' version %d has no working fallback: %s", config.name, newest, problem)
             raise failures[newest] from problem
 
-    async def _close(self, model: Served) -> None:
-        drained = asyncio.Event()
-        model.drain(drained.set)
+    async def _close(self, model: Served, drained: asyncio.Event) -> None:
         try:
             await asyncio.wait_for(drained.wait(), self._drain_seconds)
         except TimeoutError:
             _log.warning("model '%s' version %s was not drained in time", model.name, model.version)
             model.abandon()
         await asyncio.to_thread(model.close)
+
+
+def _drain(model: Served) -> asyncio.Event:
+    """Let a version finish what it has; the event is set once it has."""
+    drained = asyncio.Event()
+    model.drain(drained.set)
+    return drained
 
 
 def _mark_survivors(models: Sequence[Served], failures: dict[int, Exception]) -> None:

@@ -31,7 +31,7 @@ from service.loading.loader import VersionLoader
 from service.loading.repositories import Repositories
 from service.metrics.metrics import ServerMetrics
 from service.registry import Registry
-from service.request import Admitted, InferRequest, InferResponse, Parameter, WireTensor
+from service.request import Admitted, InferRequest, InferResponse, Parameter, SequencePosition, WireTensor
 from service.served_model import ServedModel
 from service.server import InferenceServer, identity
 from tests.enginehouse.conftest import make_evidence, make_record
@@ -224,8 +224,10 @@ class House:
             raise answer
         return float(np.frombuffer(answer.outputs[0].data, np.float32)[0])
 
-    def ask(self, version: str = "", name: str = "m") -> "asyncio.Future[InferResponse | Error]":
-        request = InferRequest(name, version, make_request([1.0]).inputs)
+    def ask(
+        self, version: str = "", name: str = "m", sequence: SequencePosition | None = None
+    ) -> "asyncio.Future[InferResponse | Error]":
+        request = InferRequest(name, version, make_request([1.0]).inputs, sequence=sequence)
         future: asyncio.Future[InferResponse | Error] = asyncio.get_running_loop().create_future()
         self.server.infer(request, future.set_result)
         return future

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from enginehouse.errors import Error, InvalidInput, NotFound, NotReady, NotSuppo
 from service.loading.assembly import serve_version
 from service.loading.lifecycle import load_all
 from service.registry import LOADING, READY, UNAVAILABLE
-from service.request import InferResponse
+from service.request import InferResponse, SequencePosition
+from service.served import Served
 from tests.service.conftest import House, make_scale_model, publish, publish_mismatch
 
 
@@ -53,6 +54,30 @@ async def test_a_good_reload_under_load_fails_no_request(house: House) -> None:
     await asyncio.gather(*clients)
     assert [answer for answer in answers if isinstance(answer, Error)] == []
     assert {answer.model_version for answer in answers if isinstance(answer, InferResponse)} == {"1", "2", "3", "4"}
+
+
+async def test_a_request_right_after_the_swap_finds_its_sequence_where_it_began(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything else has its turn on the loop."""
+    publish(house.root, 1, chosen=1, original=1, built=1)
+    house.configure("max_batch_size: 4 sequence_batching { max_sequence_idle_microseconds: 60000000 }")
+    await house.server.load("m")
+    await house.ask(sequence=SequencePosition(7, is_start=True))
+    publish(house.root, 2, chosen=2, original=2, built=2)
+    told: list[asyncio.Future[InferResponse | Error]] = []
+    replace = house.registry.replace
+
+    def swap(name: str, models: Iterable[Served]) -> list[Served]:
+        last = SequencePosition(7, is_end=True)
+        asyncio.get_running_loop().call_soon(lambda: told.append(house.ask(sequence=last)))
+        return replace(name, models)
+
+    monkeypatch.setattr(house.registry, "replace", swap)
+    await house.server.load("m")
+    answer = await told[0]
+    assert isinstance(answer, InferResponse), answer
+    assert answer.model_version == "1"
 
 
 def changed_file(root: Path, version: int) -> None:
