@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from enginehouse.errors import Error
+from enginehouse.errors import Error, Overloaded
 from service.codecs.json_codec import OutputForm
 from service.codecs.timing import server_timing
 from service.http.incoming import HEADER_LENGTH, TIMEOUT, deadline, header_length
@@ -50,6 +50,9 @@ class Connection(Protocol):
     def flow(self) -> Flow: ...
 
     def on_response_complete(self) -> None: ...
+
+    def note_refusal(self, model: str, version: str) -> None:
+        """Too much waits for an answer of that version, so that more like it may be refused unread."""
 
 
 class DirectInference:
@@ -217,6 +220,8 @@ class DirectExchange:
         self._write(HTTPStatus.OK, _BINARY if chunks else _JSON, more, [header, *chunks])
 
     def _write_error(self, problem: Error) -> None:
+        if isinstance(problem, Overloaded):
+            self._connection.note_refusal(self._model, self._version)
         status = HTTPStatus(status_of(problem).http)
         more = [(name.lower().encode(), text.encode()) for name, text in retry_after(problem).items()]
         self._write(status, _JSON, more, [orjson.dumps({"error": str(problem)})])

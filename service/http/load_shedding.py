@@ -4,7 +4,8 @@ A model's own queue knows only requests that were decoded. If the loop itself is
 that, in the sockets, where nobody sees how many they are, and all of them come too late. So a loop that has been busy
 for a moment only takes requests out of their sockets, and serves them one after the other in slices between which it
 looks for more. A request to a model with an objective (`slo_ms`) that finds too much before it is refused on the spot;
-that costs a fraction of an answer, because nothing but the shape of its head is read.
+that costs a fraction of an answer, because nothing but the shape of its head is read. So is one to a model whose own
+line is too long already: what refusals cost is missing where answers are computed.
 """
 
 import math
@@ -52,6 +53,7 @@ class LoadShedder:
         self._served = 0
         self._seconds_each = _FIRST_SECONDS
         self._times_to_spare: dict[tuple[str, str], float] = {}
+        self._full: set[tuple[str, str]] = set()
         self._refused: Counter[tuple[str, str]] = Counter()
         self._refusals: dict[str, bytes] = {}
 
@@ -69,13 +71,18 @@ class LoadShedder:
         """In the seconds of the server's clock."""
         return self._clock.now()
 
+    def note_refusal(self, model: str, version: str) -> None:
+        """A request for that version was read and refused, because too much waits there."""
+        self._full.add((model, version))
+
     def refusal(self, data: bytes) -> bytes | None:
         """The whole answer to a request that would come too late; None if it may wait, or is none that can be told."""
         wait = len(self._line) * self._seconds_each
-        asked = whole_request(data) if wait > SLICE_SECONDS else None
-        if asked is None:
+        asked = whole_request(data) if wait > SLICE_SECONDS or self._full else None
+        if asked is None or (wait <= SLICE_SECONDS and asked not in self._full):
             return None
         if wait <= self._time_to_spare(asked):
+            self._full.discard(asked)
             return None
         self._refused[asked] += 1
         return self._refusals.get(asked[0]) or self._refusal(asked[0])
@@ -88,7 +95,7 @@ class LoadShedder:
             self._clock.call_soon(self._serve)
 
     def _time_to_spare(self, asked: tuple[str, str]) -> float:
-        """As it was when the slice began; who is not there is told so by those who know why."""
+        """As it was when the loop last looked; who is not there is told so by those who know why."""
         seconds = self._times_to_spare.get(asked)
         if seconds is None:
             try:
@@ -101,6 +108,7 @@ class LoadShedder:
     def _end_round(self) -> None:
         """All that was there when the loop last looked has been read."""
         self._is_round_open = False
+        self._count_refusals()
 
     def _serve(self) -> None:
         """Serve for a slice; what a request takes is the time since the last slice, with all that the loop did."""
@@ -114,13 +122,17 @@ class LoadShedder:
             self._line.popleft().take_turn()
         if self._line:
             self._clock.call_soon(self._serve)
+        self._count_refusals()
+
+    def _count_refusals(self) -> None:
+        """Once for many; what they were judged by is over."""
         for (model, version), count in self._refused.items():
             self._server.count_refusals(model, version, count)
         self._refused.clear()
         self._times_to_spare.clear()
 
     def _refusal(self, model: str) -> bytes:
-        text = f"model '{model}': more requests come than can be read in time. Send fewer at once, or add servers."
+        text = f"model '{model}': more requests come than can be answered in time. Send fewer at once, or add servers."
         body = orjson.dumps({"error": text})
         head = (
             "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n"

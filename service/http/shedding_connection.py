@@ -54,6 +54,11 @@ class SheddingConnection(Connection):
             # The rest of the request may be still to come.
             self.flow.resume_reading()
 
+    def note_refusal(self, model: str, version: str) -> None:
+        """Too much waits for an answer of that version, so that more like it may be refused unread."""
+        if self.shedder is not None:
+            self.shedder.note_refusal(model, version)
+
     def _must_wait(self, shedder: LoadShedder, data: bytes) -> bool:
         """Whether what came waits for its turn, or was refused."""
         if self._waiting:
@@ -61,10 +66,13 @@ class SheddingConnection(Connection):
             self._waiting.append((self._waiting[0][0], data))
             self.flow.pause_reading()
             return True
-        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work() or shedder.has_time():
+        if self._patience.stage is not Stage.NEXT_REQUEST or self._is_at_work():
             return False
+        has_time = shedder.has_time()
         # Who leaves answers unread is given no more of them than one request at a time makes.
         answer = None if self.flow.write_paused else shedder.refusal(data)
+        if answer is None and has_time:
+            return False
         if answer is None:
             self._waiting.append((shedder.now(), data))
             shedder.queue(self)

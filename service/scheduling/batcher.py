@@ -1,15 +1,17 @@
 """Brings waiting requests and idle instances together, and settles what ran."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from enginehouse.errors import DeadlineExceeded, Error
 from service.clock import Clock, Timer
+from service.refusals import waited_too_long
 from service.scheduling.batch import BatchPolicy, Run, Wait, schedule
 from service.scheduling.instance import Batch, Instance
+from service.scheduling.instance_pool import AHEAD_SECONDS, InstancePool
 from service.scheduling.objective import Objective
+from service.scheduling.occupancy import Occupancy
 from service.scheduling.queue import Pending, RequestQueue
 from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Permit
@@ -47,7 +49,7 @@ class Batcher:
         self._objective = objective
         self._free_permits = list(permits)
         self._permits: dict[Instance, Permit] = {}
-        self._idle: deque[Instance] = deque()
+        self._pool = InstancePool(clock, objective.occupancy if objective else Occupancy(clock), self._expire)
         self._running: dict[int, Batch] = {}
         self._finished: set[int] = set()
         self._is_flush_due = False
@@ -63,7 +65,7 @@ class Batcher:
         return math.inf if self._objective is None else self._objective.time_to_spare(self._queue)
 
     def add_instances(self, instances: Sequence[Instance]) -> None:
-        self._idle.extend(instances)
+        self._pool.add(instances)
         for instance in instances[: len(self._free_permits)]:
             self._permits[instance] = self._free_permits.pop(0)
         if self._objective is not None:
@@ -98,9 +100,9 @@ class Batcher:
 
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
-        self._idle.append(instance)
+        seconds = self._pool.take_back(instance, batch)
         if self._objective is not None:
-            self._objective.ended(batch)
+            self._objective.ended(batch, seconds)
         permit = self._permits.get(instance)
         if permit is not None:
             permit.give_back()
@@ -141,22 +143,44 @@ class Batcher:
 
     def _start_batches(self) -> None:
         self._stop_waiting()
-        while self._idle and (choice := self._choose()) is not None:
+        while self._pool.has_idle and (choice := self._choose()) is not None:
             if isinstance(choice, Wait):
                 self._wait(choice)
                 return
-            instance = self._idle.popleft()
+            instance = self._pool.take_idle()
             permit = self._permits.get(instance)
             if permit is None:
                 self._run(instance, choice)
             elif permit.ask(partial(self._on_grant, instance)):
                 # To ask may have let others run first, also from this line.
                 self._on_grant(instance)
+        if not self._permits:
+            self._hand_ahead()
 
-    def _choose(self) -> Run | Wait | None:
-        """What runs now; None if nobody is left who waits."""
+    def _hand_ahead(self) -> None:
+        """Give instances that are nearly free their next batch, if it is a full one whenever it is chosen.
+
+        Otherwise they would be idle until a busy loop hears that they are free and finds the time to say what is next.
+        """
+        while self._fills_batch() and (found := self._pool.nearly_free()):
+            instance, seconds = found
+            if seconds > 0:
+                self._wait(Wait(seconds))
+                return
+            choice = self._choose(seconds + AHEAD_SECONDS)
+            if not isinstance(choice, Run):
+                return
+            self._run(instance, choice)
+
+    def _fills_batch(self) -> bool:
+        if self._objective is not None:
+            return self._objective.fills_batch(self._queue)
+        return self._queue.rows >= (max(1, self._policy.max_batch_rows) if self._policy.is_dynamic else 1)
+
+    def _choose(self, seconds: float = 0.0) -> Run | Wait | None:
+        """What runs in so many seconds; None if nobody is left who waits."""
         while self._queue.depth:
-            now = self._clock.now()
+            now = self._clock.now() + seconds
             choice: Run | Wait
             if self._objective is None:
                 choice = schedule(self._queue, self._policy, now)
@@ -180,9 +204,13 @@ class Batcher:
         pendings = self._queue.take(choice.count)
         batch = Batch(pendings, sum(pending.rows for pending in pendings), self._clock.now())
         self._running[id(batch)] = batch
-        if self._objective is not None:
-            self._objective.started(batch)
-        instance.start(batch)
+        self._pool.run(instance, batch)
+
+    def _expire(self, pending: Pending) -> None:
+        """Its batch had to wait for longer than it could; what becomes of it there, nobody hears."""
+        reason = waited_too_long(pending.request.model_name, self._clock.now() - pending.queued_at)
+        self._hooks.on_leave(pending, reason)
+        pending.settle(reason)
 
     def _on_grant(self, instance: Instance) -> None:
         """An instance that waited for its resources has them; whoever waited for it may have left or been served."""
@@ -191,7 +219,7 @@ class Batcher:
             self._run(instance, choice)
             return
         self._permits[instance].give_back(has_run=False)
-        self._idle.append(instance)
+        self._pool.add([instance])
         if choice is not None:
             self._wait(choice)
 

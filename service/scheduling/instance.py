@@ -18,18 +18,29 @@ INLINE_BELOW_SECONDS = 0.0001
 
 @dataclass(slots=True)
 class Batch:
-    """Requests that run together, and what became of each."""
+    """Requests that run together, and what became of each.
+
+    Attributes:
+        ended_at: when the instance was through with it, which may be before the loop hears of it.
+    """
 
     pendings: list[Pending]
     rows: int
     started_at: float
     answers: list[Answer] = field(default_factory=list)
+    ended_at: float = 0.0
 
     @property
     def executions(self) -> list[Execution]:
         """Each execution once, however many requests it answered."""
         found = {id(answer.execution): answer.execution for answer in self.answers}
         return [execution for execution in found.values() if execution is not None]
+
+    def begin_behind(self, ended_at: float) -> None:
+        """Begin when the batch before it ended, without those that were told meanwhile that their time is over."""
+        self.started_at = ended_at
+        self.pendings = [pending for pending in self.pendings if not pending.is_settled]
+        self.rows = sum(pending.rows for pending in self.pendings)
 
 
 class Instance:
@@ -38,6 +49,9 @@ class Instance:
     Args:
         name: for the thread, so that a stack dump reads well.
         on_done: called on the thread that owns the queue, once per batch.
+
+    Attributes:
+        is_inline: whether it ran its latest batch at once, and not on its thread.
     """
 
     def __init__(
@@ -48,17 +62,24 @@ class Instance:
         self._on_done = on_done
         self._batches: SimpleQueue[Batch | None] = SimpleQueue()
         self._fast_rows = 0
+        self.is_inline = False
         self._close_problem: Exception | None = None
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
     def start(self, batch: Batch) -> None:
         """Run a batch; the caller hears of its end through `on_done`, at the earliest in the next loop iteration."""
-        if batch.rows <= self._fast_rows:
+        self.is_inline = batch.rows <= self._fast_rows
+        if self.is_inline:
             self._execute(batch)
+            batch.ended_at = self._clock.now()
             self._clock.call_soon(self._on_done, self, batch)
         else:
             self._batches.put(batch)
+
+    def follow(self, batch: Batch) -> None:
+        """Run a batch as soon as the one that runs now has ended; the caller hears of both, one after the other."""
+        self._batches.put(batch)
 
     def close(self, patience_seconds: float) -> bool:
         """Stop the thread after what it is running, then close the engine. Blocks until both are done.
@@ -73,8 +94,13 @@ class Instance:
         return not self._thread.is_alive()
 
     def _serve(self) -> None:
+        last_ended_at = 0.0
         while (batch := self._batches.get()) is not None:
-            self._execute(batch)
+            if batch.started_at < last_ended_at:
+                batch.begin_behind(last_ended_at)
+            if batch.pendings:
+                self._execute(batch)
+            batch.ended_at = last_ended_at = self._clock.now()
             self._clock.call_soon_threadsafe(self._on_done, self, batch)
         try:
             self._computation.close()

@@ -25,6 +25,8 @@ WINDOW = 128
 _LEAST_SECONDS = 1e-7
 # Runs of one size that make its median.
 _SIZE_WINDOW = 16
+# After so many runs of others, what a size took says nothing about today, and it may be chosen again.
+_FORGOTTEN_AFTER = 512
 # Fewer runs than this have no tail to speak of; until then, they are taken to vary by a fifth.
 _FEW = 10
 _FIRST_SPREAD = 1.2
@@ -47,9 +49,12 @@ class _Size:
     def __init__(self) -> None:
         self.rows = 0.0
         self.seconds = 0.0
+        self.latest = 0
         self._runs: deque[tuple[int, float]] = deque(maxlen=_SIZE_WINDOW)
 
-    def add(self, rows: int, seconds: float) -> None:
+    def add(self, rows: int, seconds: float, number: int) -> None:
+        """Take in a run, which is the so-manieth of all sizes."""
+        self.latest = number
         self._runs.append((rows, seconds))
         self.rows = sum(rows for rows, _ in self._runs) / len(self._runs)
         self.seconds = sorted(seconds for _, seconds in self._runs)[(len(self._runs) - 1) // 2]
@@ -102,11 +107,13 @@ class LatencyCurve:
             self._runs.clear()
             self.spread = _FIRST_SPREAD
         seconds = max(seconds, _LEAST_SECONDS)
-        self._sizes.setdefault((rows - 1).bit_length(), _Size()).add(rows, seconds)
+        self._count += 1
+        self._sizes.setdefault((rows - 1).bit_length(), _Size()).add(rows, seconds, self._count)
+        oldest = self._count - _FORGOTTEN_AFTER
+        self._sizes = {number: size for number, size in self._sizes.items() if size.latest > oldest}
         self._points = self._all_points()
         self._foretold.clear()
         self._runs.append((rows, seconds))
-        self._count += 1
         if len(self._runs) >= _FEW and self._count % _SPREAD_EVERY == 0:
             # Against the curve as it is now: a machine that became slower does not also vary more.
             ratios = sorted(seconds / self.typical(rows) for rows, seconds in self._runs)
@@ -142,7 +149,7 @@ def _rank(count: int) -> int:
 
 
 def _value_at(points: Sequence[tuple[float, float]], rows: float) -> float:
-    """Linear between points; below the first as long as it; beyond the last along the last two.
+    """Linear between points; below the first as long as it; beyond the last along the last two, or in proportion to it.
 
     With a single point every size takes as long: an estimate too low is corrected by the first run, one too high would
     keep that size from ever running.
@@ -154,4 +161,5 @@ def _value_at(points: Sequence[tuple[float, float]], rows: float) -> float:
     (low, low_seconds), (high, high_seconds) = points[place - 1 : place + 1]
     if high == low:
         return high_seconds
-    return low_seconds + (high_seconds - low_seconds) * (rows - low) / (high - low)
+    value = low_seconds + (high_seconds - low_seconds) * (rows - low) / (high - low)
+    return min(value, high_seconds * rows / high) if rows > high else value

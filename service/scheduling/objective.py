@@ -2,17 +2,26 @@
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from enginehouse.errors import Overloaded
 from enginehouse.evidence import read_evidence
 from service.clock import Clock
 from service.loaded import LoadedVersion
 from service.scheduling.batch import BatchPolicy
-from service.scheduling.deadline_plan import Outlook, Plan, best_batch_rows, plan_batch, predicted_end
+from service.scheduling.deadline_plan import (
+    Outlook,
+    Plan,
+    best_batch_rows,
+    brisk_batch_rows,
+    plan_batch,
+    predicted_end,
+)
 from service.scheduling.instance import Batch
+from service.scheduling.instance_pool import AHEAD_SECONDS
 from service.scheduling.latency_curve import LatencyCurve, points_from_evidence
+from service.scheduling.occupancy import Occupancy
 from service.scheduling.queue import Pending, RequestQueue
+from service.scheduling.queue_policy import HIGHEST_PRIORITY
 
 # Where nothing ran for so long, the estimate may be of another day: one request may come late to find out.
 PROBE_AFTER_SECONDS = 0.25
@@ -81,18 +90,6 @@ class Delivery:
         return min(seconds, self._latest[-1][1]) if self._latest else 0.0
 
 
-@dataclass(slots=True, frozen=True)
-class _Run:
-    """A batch that an instance has, and when it is expected back."""
-
-    started_at: float
-    ends_at: float
-
-    def free_at(self, now: float) -> float:
-        """Who has overrun is expected to overrun as much again."""
-        return self.ends_at if self.ends_at > now else 2 * now - self.ends_at
-
-
 class Objective:
     """What is known of one model's pace, and what follows from it. On the thread that owns the queue.
 
@@ -111,9 +108,9 @@ class Objective:
         self._delivery = Delivery()
         self._reserve_seconds = 0.0
         self._instances = 0
-        self._running: dict[int, _Run] = {}
+        self.occupancy = Occupancy(clock, curve.typical)
         self._measured_at = -PROBE_AFTER_SECONDS
-        self._batch_rows = policy.max_batch_rows if policy.is_dynamic else 1
+        self._batch_rows = self._brisk_rows = policy.max_batch_rows if policy.is_dynamic else 1
 
     def add_instances(self, count: int) -> None:
         self._instances += count
@@ -129,7 +126,7 @@ class Objective:
         self._arrivals.count(pending.rows, now)
         if not self._curve.is_known:
             return
-        if not self._running and not queue.depth:
+        if not self.occupancy and not queue.depth:
             # The crowd that kept the loop busy is gone: the last answer tells more than those before.
             self._reserve_seconds = self._delivery.last_seconds(now)
         outlook = self._outlook(now)
@@ -140,7 +137,7 @@ class Objective:
             late_by = self._lateness_behind(pending, queue, before, outlook)
         if late_by <= 0:
             return
-        if not self._running and not queue.depth and now - self._measured_at >= PROBE_AFTER_SECONDS:
+        if not self.occupancy and not queue.depth and now - self._measured_at >= PROBE_AFTER_SECONDS:
             pending.is_probe = True
             return
         raise Overloaded(
@@ -150,32 +147,34 @@ class Objective:
         )
 
     def time_to_spare(self, queue: RequestQueue) -> float:
-        """Seconds that one more row may spend before it asks to be let in, if nothing changes; below 0 for none."""
-        if not self._curve.is_known:
+        """Seconds that one more row may spend before it asks to be let in, if nothing changes; below 0 for none.
+
+        It may be of the highest priority: nothing was read of it yet.
+        """
+        if not self._curve.is_known or not (self.occupancy or queue.depth):
+            # Who comes to an idle model is told by what is known then, or finds out.
             return math.inf
         now = self._clock.now()
         outlook = self._outlook(now)
-        waiting = queue.rows
+        waiting = queue.rows_before(HIGHEST_PRIORITY, now + self._slo_seconds)
         soonest = predicted_end(0, 1, outlook, self._curve)
         ahead = 0.0 if self._is_kept(waiting) else predicted_end(waiting, 1, outlook, self._curve) - soonest
         return SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
 
-    def plan(self, queue: RequestQueue, now: float) -> Plan:
-        """Choose what runs now; an instance is idle and someone is waiting."""
-        return plan_batch(queue, self._policy, self._outlook(now), self._curve, self._batch_rows)
+    def plan(self, queue: RequestQueue, start_at: float) -> Plan:
+        """Choose what an instance runs that is free then; someone is waiting."""
+        return plan_batch(queue, self._policy, self._outlook(start_at), self._curve, self._limit(queue))
 
-    def started(self, batch: Batch) -> None:
-        seconds = self._curve.typical(batch.rows)
-        self._running[id(batch)] = _Run(batch.started_at, batch.started_at + seconds)
+    def fills_batch(self, queue: RequestQueue) -> bool:
+        """Whether so much waits that the next batch would not grow by who comes now."""
+        return queue.rows >= self._limit(queue)
 
-    def ended(self, batch: Batch) -> None:
+    def ended(self, batch: Batch, seconds: float) -> None:
         """Learn from the whole time that an instance was taken, not only from the engine's."""
-        del self._running[id(batch)]
-        now = self._clock.now()
         if len(batch.executions) == 1:
-            self._measured_at = now
+            self._measured_at = self._clock.now()
             is_probe = any(pending.is_probe for pending in batch.pendings)
-            self._curve.observe(batch.rows, now - batch.started_at, is_afresh=is_probe)
+            self._curve.observe(batch.rows, seconds, is_afresh=is_probe)
             self._plan_size()
 
     def delivered(self, ended_at: float) -> None:
@@ -207,7 +206,7 @@ class Objective:
         return worst
 
     def _outlook(self, now: float) -> Outlook:
-        busy = sorted(run.free_at(now) for run in self._running.values())
+        busy = self.occupancy.free_times(now)
         idle = self._instances - len(busy)
         return Outlook(
             now,
@@ -217,8 +216,14 @@ class Objective:
             self._reserve_seconds,
         )
 
+    def _limit(self, queue: RequestQueue) -> int:
+        """How large the next batch may be: where many wait, as large as answers most, else as answers soon."""
+        is_long = queue.rows >= _KEPT_BATCHES * self._batch_rows
+        return self._batch_rows if is_long else self._brisk_rows
+
     def _plan_size(self) -> None:
         if self._policy.is_dynamic:
             self._batch_rows = best_batch_rows(
                 self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )
+            self._brisk_rows = brisk_batch_rows(self._curve, self._batch_rows, AHEAD_SECONDS)

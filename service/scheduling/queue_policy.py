@@ -13,6 +13,9 @@ DEFAULT_MAX_QUEUE_SIZE = 1024
 
 SLO_PARAMETER = "slo_ms"
 
+# Of those that requests may ask for; a smaller number is served sooner.
+HIGHEST_PRIORITY = 1
+
 
 @dataclass(slots=True, frozen=True)
 class LevelPolicy:

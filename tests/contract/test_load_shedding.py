@@ -55,7 +55,7 @@ def test_a_crowd_is_served_or_refused_unread_and_nobody_is_forgotten(
         with urllib.request.urlopen(f"{service.url}/v2/models/digits/stats") as reply:
             (counted,) = json.load(reply)["model_stats"]
     assert {status for status, _ in heard} <= {200, 503}
-    unread = [body for _, body in heard if b"more requests come than can be read in time" in body]
+    unread = [body for _, body in heard if b"more requests come than can be answered in time" in body]
     assert bool(unread) == is_refused
     assert counted["inference_stats"]["success"]["count"] == sum(status == 200 for status, _ in heard)
     assert counted["inference_stats"]["fail"]["count"] == sum(status == 503 for status, _ in heard)

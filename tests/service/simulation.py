@@ -50,26 +50,52 @@ class Asked:
 
 
 class SimulatedInstance:
-    """Takes as long as it is told, and answers everything."""
+    """Takes as long as it is told, and answers everything.
+
+    Attributes:
+        seconds_unheard: what the loop takes to hear that a batch ended.
+    """
 
     def __init__(self, clock: FakeClock, seconds_of: Callable[[int], float], on_done: Callable[..., None]) -> None:
+        self.seconds_unheard = 0.0
         self._clock = clock
         self._seconds_of = seconds_of
         self._on_done = on_done
-        self.is_busy = False
+        self.is_inline = False
+        self._given: list[Batch] = []
         self.batches: list[Batch] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has a batch to run."""
+        return bool(self._given)
+
     def start(self, batch: Batch) -> None:
-        assert not self.is_busy
-        self.is_busy = True
+        assert not self._given
+        self.follow(batch)
+
+    def follow(self, batch: Batch) -> None:
+        assert len(self._given) < 2
+        self._given.append(batch)
         self.batches.append(batch)
-        self._clock.call_later(self._seconds_of(batch.rows), self._finish, batch)
+        if len(self._given) == 1:
+            self._begin(batch)
+
+    def _begin(self, batch: Batch) -> None:
+        self._clock.call_later(self._seconds_of(batch.rows) if batch.pendings else 0.0, self._finish, batch)
 
     def _finish(self, batch: Batch) -> None:
-        self.is_busy = False
-        execution = Execution(batch.rows, 0, self._clock.now() - batch.started_at, 0)
+        self._given.remove(batch)
+        batch.ended_at = self._clock.now()
+        execution = Execution(batch.rows, 0, batch.ended_at - batch.started_at, 0)
         batch.answers = [Answer(execution=execution) for _ in batch.pendings]
-        self._on_done(self, batch)
+        if self._given:
+            self._given[0].begin_behind(self._clock.now())
+            self._begin(self._given[0])
+        if self.seconds_unheard:
+            self._clock.call_later(self.seconds_unheard, self._on_done, self, batch)
+        else:
+            self._on_done(self, batch)
 
 
 class Simulation:
@@ -151,7 +177,8 @@ class Simulation:
 
     @property
     def batches(self) -> list[Batch]:
-        return [batch for instance in self.instances for batch in instance.batches]
+        """What ran or waits to run, but for those whose requests all left before."""
+        return [batch for instance in self.instances for batch in instance.batches if batch.pendings]
 
     def _settle(self, batch: Batch) -> None:
         self.clock.time += self.seconds_to_write

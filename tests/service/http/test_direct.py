@@ -3,10 +3,12 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
+from enginehouse.errors import Error, NotReady, Overloaded
 from service.http.direct import DirectInference
 from service.http.listener import HttpListener
 from service.request import InferRequest, Settle
@@ -54,9 +56,26 @@ async def test_a_connection_keeps_no_body_whose_request_is_answered(house: House
     assert not exchange.body
 
 
+@pytest.mark.parametrize(("problem", "noted"), [(Overloaded("full"), [("talker", "")]), (NotReady("gone"), [])])
+async def test_the_connection_hears_that_too_much_waits_and_of_no_other_refusal(
+    house: House, problem: Error, noted: list[tuple[str, str]]
+) -> None:
+    house.serve(lambda _request, settle: settle(problem))
+    fields = [(b"content-length", b"%d" % len(BODY))]
+    connection = FakeConnection()
+    exchange = DirectInference(house.server, 1000).exchange(b"/v2/models/talker/infer", fields, connection, [])
+    assert exchange is not None
+    exchange.body += BODY
+    exchange.more_body = False
+    exchange.come_first()
+    assert connection.refusals == noted
+
+
 class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
+
+    def write(self, data: Any) -> None: ...
 
 
 class FakeConnection:
@@ -65,8 +84,12 @@ class FakeConnection:
     def __init__(self) -> None:
         self.transport = Transport()
         self.flow = Flow()
+        self.refusals: list[tuple[str, str]] = []
 
     def on_response_complete(self) -> None: ...
+
+    def note_refusal(self, model: str, version: str) -> None:
+        self.refusals.append((model, version))
 
 
 class Flow:

@@ -92,7 +92,24 @@ def test_a_line_that_takes_longer_than_the_model_can_spare_refuses_at_once_in_on
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 1" in head
     assert b"content-length: %d" % len(body) in head
-    assert b"model 'digits': more requests come than can be read in time" in body
+    assert b"model 'digits': more requests come than can be answered in time" in body
+
+
+def test_a_model_that_refused_what_was_read_refuses_unread_although_there_is_time_until_it_has_room() -> None:
+    server, shedder = opened(seconds=-0.01)
+    assert shedder.refusal(REQUEST) is None
+    shedder.note_refusal("digits", "")
+    assert shedder.has_time()
+    assert shedder.refusal(REQUEST).startswith(b"HTTP/1.1 503 ")
+    assert shedder.refusal(REQUEST.replace(b"digits", b"others")) is None
+    server.clock.run_ready()
+    assert server.refused == [("digits", "", 1)]
+    server.seconds = 0.01
+    assert shedder.refusal(REQUEST) is None
+    server.seconds = -0.01
+    shedder.has_time()
+    server.clock.run_ready()
+    assert shedder.refusal(REQUEST) is None, "it had room, so the next one is read again"
 
 
 def test_what_one_request_takes_is_measured() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from enginehouse.dtype import DTYPES
-from enginehouse.errors import EngineCrashed, EngineFailed, InvalidInput, NotReady
+from enginehouse.errors import DeadlineExceeded, EngineCrashed, EngineFailed, InvalidInput, NotReady
 from enginehouse.fake_engine import FakeEngine
 from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
@@ -148,6 +148,53 @@ def test_an_engine_that_returns_nonsense_fails_its_batch(function: Callable[[Ten
     with running(fake(function)) as (instance, heard):
         instance.start(make_batch(1))
         assert isinstance(heard.wait().answers[0].error, EngineFailed)
+
+
+def test_a_batch_that_follows_another_begins_when_that_one_ends() -> None:
+    may_go_on = threading.Event()
+
+    def wait(feeds: Tensors) -> Tensors:
+        assert may_go_on.wait(30)
+        heard.clock.time += 1
+        return tenfold(feeds)
+
+    with running(fake(wait)) as (instance, heard):
+        first, second = make_batch(1), make_batch(2)
+        instance.start(first)
+        instance.follow(second)
+        may_go_on.set()
+        while len(heard.batches) < 2:
+            heard.wait()
+    assert heard.batches == [first, second]
+    assert (first.started_at, first.ended_at) == (0, 1)
+    assert (second.started_at, second.ended_at) == (1, 2)
+    assert not instance.is_inline
+
+
+def test_who_was_told_that_its_time_is_over_is_left_out_of_the_batch_that_waited() -> None:
+    may_go_on = threading.Event()
+
+    def wait(feeds: Tensors) -> Tensors:
+        assert may_go_on.wait(30)
+        heard.clock.time += 1
+        return tenfold(feeds)
+
+    engine = fake(wait)
+    with running(engine) as (instance, heard):
+        batches = [make_batch(1), make_batch(2, 3), make_batch(4)]
+        instance.start(batches[0])
+        for batch in batches[1:]:
+            instance.follow(batch)
+            batch.pendings[0].settle(DeadlineExceeded("too late"))
+        may_go_on.set()
+        while len(heard.batches) < 3:
+            heard.wait()
+    assert [feeds["x"].tolist() for feeds in engine.runs] == [[[1.0, 1.0]], [[3.0, 3.0]]]
+    assert [(batch.rows, len(batch.pendings), len(batch.answers)) for batch in batches] == [
+        (1, 1, 1),
+        (1, 1, 1),
+        (0, 0, 0),
+    ]
 
 
 def test_closing_waits_for_the_batch_that_runs() -> None:

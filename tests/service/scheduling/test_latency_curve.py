@@ -54,6 +54,24 @@ def test_a_size_that_was_not_measured_follows_the_nearest_in_the_shape_of_the_ev
     assert [curve.typical(rows) for rows in (8, 32)] == pytest.approx([0.018, 0.040])
 
 
+def test_beyond_what_ran_no_more_is_foretold_than_in_proportion() -> None:
+    curve = LatencyCurve(32)
+    for _ in range(20):
+        curve.observe(2, 0.002)
+        curve.observe(4, 0.008)
+    assert curve.typical(32) == pytest.approx(0.064)
+
+
+def test_a_size_that_did_not_run_for_long_is_forgotten() -> None:
+    curve = LatencyCurve(32)
+    curve.observe(32, 5.0)
+    for _ in range(511):
+        curve.observe(4, 0.008)
+    assert curve.typical(32) == pytest.approx(5.0)
+    curve.observe(4, 0.008)
+    assert curve.typical(32) == pytest.approx(0.008)
+
+
 def test_one_stall_changes_nothing_that_matters() -> None:
     curve = LatencyCurve(8)
     for _ in range(50):

@@ -1,5 +1,6 @@
 """A latency objective holds under any load: what is let in is in time, and as much is answered as can be."""
 
+import math
 import random
 from collections.abc import Callable
 
@@ -213,6 +214,26 @@ def test_a_long_line_takes_no_more_than_half_of_the_time_to_spare_so_that_nobody
     assert len(refused) > 0.4 * len(asked)
     assert sum(each.seconds > 0 for each in refused) <= 0.005 * len(refused)
     assert in_time(asked) >= 0.97 * 100 * 20
+
+
+def test_batches_are_large_where_many_wait_and_small_where_few_do() -> None:
+    one = Simulation(BatchPolicy(16), proportional, objective(1.0), points=points(proportional, 1, 16))
+    for _ in range(36):
+        one.ask()
+    one.clock.advance(1)
+    assert [batch.rows for batch in one.batches] == [16, 4, 4, 4, 4, 4]
+
+
+def test_who_is_told_unread_may_have_been_of_the_highest_priority() -> None:
+    policy = QueuePolicy(UNBOUNDED, levels=2, default_level=2, slo_seconds=0.1)
+    one = Simulation(BatchPolicy(1), flat, policy, points=points(flat, 1))
+    assert one.batcher.time_to_spare == math.inf
+    while one.ask().answers == []:
+        one.clock.run_ready()
+    assert one.batcher.time_to_spare > 0
+    while one.ask(priority=1).answers == []:
+        one.clock.run_ready()
+    assert one.batcher.time_to_spare < 0
 
 
 def test_a_client_with_less_time_than_the_objective_is_served_first_or_told_at_once() -> None:
