@@ -151,15 +151,16 @@ class Objective:
 
         It may be of the highest priority: nothing was read of it yet.
         """
-        if not self._curve.is_known or not (self.occupancy or queue.depth):
-            # Who comes to an idle model is told by what is known then, or finds out.
+        if not self._curve.is_known:
             return math.inf
         now = self._clock.now()
         outlook = self._outlook(now)
         waiting = queue.rows_before(HIGHEST_PRIORITY, now + self._slo_seconds)
         soonest = predicted_end(0, 1, outlook, self._curve)
         ahead = 0.0 if self._is_kept(waiting) else predicted_end(waiting, 1, outlook, self._curve) - soonest
-        return SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
+        spare = SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
+        # Who comes to an idle model finds out, even if it seems to be too slow.
+        return spare if self.occupancy or queue.depth else max(0.0, spare)
 
     def plan(self, queue: RequestQueue, start_at: float) -> Plan:
         """Choose what an instance runs that is free then; someone is waiting."""

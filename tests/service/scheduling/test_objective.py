@@ -1,6 +1,5 @@
 """A latency objective holds under any load: what is let in is in time, and as much is answered as can be."""
 
-import math
 import random
 from collections.abc import Callable
 
@@ -224,10 +223,15 @@ def test_batches_are_large_where_many_wait_and_small_where_few_do() -> None:
     assert [batch.rows for batch in one.batches] == [16, 4, 4, 4, 4, 4]
 
 
+@pytest.mark.parametrize(("slo", "seconds"), [(0.1, 0.045), (0.001, 0.0)])
+def test_who_comes_to_an_idle_model_is_not_told_unread_that_it_is_late(slo: float, seconds: float) -> None:
+    one = Simulation(BatchPolicy(1), flat, objective(slo), points=points(flat, 1))
+    assert one.batcher.time_to_spare == pytest.approx(seconds)
+
+
 def test_who_is_told_unread_may_have_been_of_the_highest_priority() -> None:
     policy = QueuePolicy(UNBOUNDED, levels=2, default_level=2, slo_seconds=0.1)
     one = Simulation(BatchPolicy(1), flat, policy, points=points(flat, 1))
-    assert one.batcher.time_to_spare == math.inf
     while one.ask().answers == []:
         one.clock.run_ready()
     assert one.batcher.time_to_spare > 0
