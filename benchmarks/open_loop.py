@@ -89,7 +89,8 @@ class _Generator:
         self._status = [0] * len(offsets)
         self._answered = 0
         self._connections: dict[int, _Connection] = {}
-        self._idle: list[_Connection] = []
+        # In turn, so that none has nothing to say for so long that the server closes it under a request.
+        self._idle: deque[_Connection] = deque()
         self._waiting: deque[int] = deque()
         self._epoll = select.epoll()
         for _ in range(CONNECTIONS):
@@ -115,7 +116,7 @@ class _Generator:
             # The server closed some that had nothing to say for long.
             self._connect()
         if self._idle:
-            self._send(self._idle.pop(), number)
+            self._send(self._idle.popleft(), number)
         else:
             self._waiting.append(number)
 
