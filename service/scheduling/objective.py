@@ -17,7 +17,6 @@ from service.scheduling.deadline_plan import (
     predicted_end,
 )
 from service.scheduling.instance import Batch
-from service.scheduling.instance_pool import AHEAD_SECONDS
 from service.scheduling.latency_curve import LatencyCurve, points_from_evidence
 from service.scheduling.occupancy import Occupancy
 from service.scheduling.queue import Pending, RequestQueue
@@ -31,6 +30,9 @@ PROBE_AFTER_SECONDS = 0.25
 SPARE_SHARE = 0.5
 # Batches in line for each instance that are never too many: one to follow the one that runs, and one to follow that.
 _KEPT_BATCHES = 2
+
+# Shorter runs leave an engine waiting for the loop, although one batch is handed over ahead.
+_LEAST_RUN_SECONDS = 0.0015
 
 _RATE_WINDOW_SECONDS = 0.02
 _RATE_MEMORY_SECONDS = 0.05
@@ -227,4 +229,4 @@ class Objective:
             self._batch_rows = best_batch_rows(
                 self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )
-            self._brisk_rows = brisk_batch_rows(self._curve, self._batch_rows, AHEAD_SECONDS)
+            self._brisk_rows = brisk_batch_rows(self._curve, self._batch_rows, _LEAST_RUN_SECONDS)

@@ -220,7 +220,7 @@ def test_batches_are_large_where_many_wait_and_small_where_few_do() -> None:
     for _ in range(36):
         one.ask()
     one.clock.advance(1)
-    assert [batch.rows for batch in one.batches] == [16, 4, 4, 4, 4, 4]
+    assert [batch.rows for batch in one.batches] == [16, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(("slo", "seconds"), [(0.1, 0.045), (0.001, 0.0)])
