@@ -4,8 +4,9 @@ A field that a change makes work is flipped here, in the same commit. A test hol
 description: no field is left out, none is made up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -195,6 +196,9 @@ FIELDS: Mapping[str, Field] = {
 }
 
 
+# As `difflib` measures it: one letter too many, too few or wrong in a key of six.
+_SLIP_RATIO = 0.83
+
 # Keys of `parameters` that this server or a backend of Triton's reads; any other key is the user's own.
 PARAMETERS: Mapping[str, Mapping[str, Field]] = {
     "any": {
@@ -243,12 +247,24 @@ PARAMETERS: Mapping[str, Mapping[str, Field]] = {
 
 
 def set_parameters(config: ModelConfig) -> dict[str, Field]:
-    """The keys of `parameters` that have a meaning to the model's backend, or to any while that is not known yet."""
+    """The keys of `parameters` that have a meaning to the model's backend, or to any while that is not known yet.
+
+    And those that are nearly one of them, because a slip of the pen would silently be a key of the user's own.
+    """
     backend = config.backend or BACKEND_OF_PLATFORM.get(config.platform, "")
     known: dict[str, Field] = {}
     for name, table in PARAMETERS.items():
         known |= table if name == "any" or backend in ("", name) else {}
-    return {key: known[key] for key in sorted(config.parameters) if key in known}
+    found = {key: known.get(key) or _slip(key, known) for key in sorted(config.parameters)}
+    return {key: field for key, field in found.items() if field is not None}
+
+
+def _slip(key: str, known: Iterable[str]) -> Field | None:
+    names = {name.casefold(): name for name in known}
+    near = get_close_matches(key.casefold(), names, n=1, cutoff=_SLIP_RATIO)
+    if not near:
+        return None
+    return Field("emulated", f"a key of your own, which changes nothing here; did you mean `{names[near[0]]}`?")
 
 
 def standing_of(path: str) -> Field:

@@ -13,7 +13,7 @@ from enginehouse.config_fields import PARAMETERS, set_parameters
 from enginehouse.config_rules import check_config
 from enginehouse.engine_options import EngineOptions, SessionOptions, engine_options_from_config
 from enginehouse.errors import Error, InvalidInput, NotSupported
-from enginehouse.model_config import config_from_text, refuse_unhonoured
+from enginehouse.model_config import config_from_text, emulated_fields, refuse_unhonoured
 from enginehouse.onnxruntime_engine import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, OnnxRuntimeEngine
 from enginehouse.open_engine import open_engine
 from enginehouse.proto.model_config_pb2 import ModelConfig
@@ -127,6 +127,18 @@ def test_a_key_means_something_only_to_its_own_backend() -> None:
     assert set_parameters(config_from_text(ONNX + text, "m")) == {}
     assert list(set_parameters(config_from_text(text, "m"))) == ["CPU_EXTENSION_PATH", "NUM_STREAMS"]
     assert options_of("backend: 'tensorrt'" + parameter("execution_mode", "my own")) == EngineOptions()
+
+
+@pytest.mark.parametrize("key", ["slo_m", "slo-ms", "SLO_MS", "slo_msec"])
+def test_a_slip_of_the_pen_is_told_and_stays_a_key_of_the_users_own(key: str) -> None:
+    (told,) = emulated_fields(config_from_text(ONNX + parameter(key, "20"), "m"))
+    assert told == f"parameters['{key}'] (a key of your own, which changes nothing here; did you mean `slo_ms`?)"
+    assert options_of(ONNX + parameter(key, "20")) == EngineOptions()
+
+
+@pytest.mark.parametrize("key", ["labels", "slo", "threads"])
+def test_a_key_that_is_like_no_other_is_nobodys_business(key: str) -> None:
+    assert set_parameters(config_from_text(ONNX + parameter(key, "20"), "m")) == {}
 
 
 def test_every_honoured_key_changes_something_or_is_read_elsewhere() -> None:
