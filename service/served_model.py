@@ -118,8 +118,10 @@ class ServedModel:
         reason = stopped(self.name, self.version)
         self._scheduler.clear(reason)
         for pending in self._scheduler.running():
-            self._count_failure(pending.request, reason)
-            pending.settle(reason)
+            # Whose deadline passed while its batch waited behind another one was told and counted then.
+            if not pending.is_settled:
+                self._count_failure(pending.request, reason)
+                pending.settle(reason)
 
     def close(self) -> None:
         """Stop the threads and close the engines; call it from another thread, after `drain`.

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from enginehouse.errors import NotReady
+from enginehouse.errors import DeadlineExceeded, NotReady
 from enginehouse.tensor import Tensors
 from tests.service.conftest import Bench, MakeBench, make_request, tenfold
 
@@ -77,3 +77,31 @@ def test_an_engine_that_hangs_neither_keeps_its_callers_nor_the_end_waiting(
     assert len(answers) == 2
     assert one.model.statistics.success.count == 0
     assert one.model.statistics.fail.count == 2
+
+
+def test_who_was_told_that_its_time_is_over_behind_an_engine_that_hangs_is_counted_once(bench: MakeBench) -> None:
+    entered, released = threading.Event(), threading.Event()
+
+    def run(feeds: Tensors) -> Tensors:
+        if feeds["x"][0, 0] == 2:
+            entered.set()
+            assert released.wait(30)
+        one.clock.time += 0.1
+        return tenfold(feeds)
+
+    one = bench("max_batch_size: 1", function=run, is_inline=False)
+    one.ask("quick")
+    while not one.answers.of["quick"]:
+        one.clock.run_ready()
+    one.ask("hangs", make_request([2.0]))
+    one.ask("behind", make_request(deadline=one.clock.now() + 0.5))
+    one.clock.run_ready()
+    assert entered.wait(30)
+    one.clock.advance(0.1)
+    assert one.model.queue_depth == 0
+    one.clock.advance(1)
+    assert isinstance(one.answers.error("behind"), DeadlineExceeded)
+    one.model.abandon()
+    assert isinstance(one.answers.error("hangs"), NotReady)
+    assert one.model.statistics.fail.count == 2
+    released.set()
