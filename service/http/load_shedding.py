@@ -78,8 +78,9 @@ class LoadShedder:
     def refusal(self, data: bytes) -> bytes | None:
         """The whole answer to a request that would come too late; None if it may wait, or is none that can be told."""
         wait = len(self._line) * self._seconds_each
-        asked = whole_request(data) if wait > SLICE_SECONDS or self._full else None
-        if asked is None or (wait <= SLICE_SECONDS and asked not in self._full):
+        is_long = wait > SLICE_SECONDS
+        asked = whole_request(data) if is_long or self._full else None
+        if asked is None or not (is_long or asked in self._full):
             return None
         if wait <= self._time_to_spare(asked):
             self._full.discard(asked)

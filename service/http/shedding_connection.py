@@ -55,7 +55,6 @@ class SheddingConnection(Connection):
             self.flow.resume_reading()
 
     def note_refusal(self, model: str, version: str) -> None:
-        """Too much waits for an answer of that version, so that more like it may be refused unread."""
         if self.shedder is not None:
             self.shedder.note_refusal(model, version)
 

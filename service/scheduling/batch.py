@@ -34,6 +34,11 @@ class BatchPolicy:
     is_dynamic: bool = True
     preserves_ordering: bool = False
 
+    @property
+    def full_rows(self) -> int:
+        """Rows that fill a batch; 1 where each request runs alone."""
+        return max(1, self.max_batch_rows) if self.is_dynamic else 1
+
 
 @dataclass(slots=True, frozen=True)
 class Run:

@@ -9,13 +9,16 @@ from service.clock import Clock, Timer
 from service.refusals import waited_too_long
 from service.scheduling.batch import BatchPolicy, Run, Wait, schedule
 from service.scheduling.instance import Batch, Instance
-from service.scheduling.instance_pool import AHEAD_SECONDS, InstancePool
+from service.scheduling.instance_pool import InstancePool
 from service.scheduling.objective import Objective
 from service.scheduling.occupancy import Occupancy
 from service.scheduling.queue import Pending, RequestQueue
 from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Permit
 from service.scheduling.scheduler import Hooks
+
+# What a loop under load was seen to take from the end of a batch to the start of the next one: up to 3 ms.
+AHEAD_SECONDS = 0.003
 
 
 class Batcher:
@@ -143,7 +146,7 @@ class Batcher:
 
     def _start_batches(self) -> None:
         self._stop_waiting()
-        while self._pool.has_idle and (choice := self._choose()) is not None:
+        while self._pool.has_idle and (choice := self._choose(self._clock.now())) is not None:
             if isinstance(choice, Wait):
                 self._wait(choice)
                 return
@@ -154,6 +157,7 @@ class Batcher:
             elif permit.ask(partial(self._on_grant, instance)):
                 # To ask may have let others run first, also from this line.
                 self._on_grant(instance)
+        # What follows a batch begins with its end, and no permit is granted for that moment.
         if not self._permits:
             self._hand_ahead()
 
@@ -162,12 +166,13 @@ class Batcher:
 
         Otherwise they would be idle until a busy loop hears that they are free and finds the time to say what is next.
         """
-        while self._fills_batch() and (found := self._pool.nearly_free()):
-            instance, seconds = found
-            if seconds > 0:
-                self._wait(Wait(seconds))
+        while self._fills_batch() and (found := self._pool.next_free()):
+            instance, free_at = found
+            patience = free_at - AHEAD_SECONDS - self._clock.now()
+            if patience > 0:
+                self._wait(Wait(patience))
                 return
-            choice = self._choose(seconds + AHEAD_SECONDS)
+            choice = self._choose(free_at)
             if not isinstance(choice, Run):
                 return
             self._run(instance, choice)
@@ -175,17 +180,16 @@ class Batcher:
     def _fills_batch(self) -> bool:
         if self._objective is not None:
             return self._objective.fills_batch(self._queue)
-        return self._queue.rows >= (max(1, self._policy.max_batch_rows) if self._policy.is_dynamic else 1)
+        return self._queue.rows >= self._policy.full_rows
 
-    def _choose(self, seconds: float = 0.0) -> Run | Wait | None:
-        """What runs in so many seconds; None if nobody is left who waits."""
+    def _choose(self, start_at: float) -> Run | Wait | None:
+        """What an instance runs that is free then; None if nobody is left who waits."""
         while self._queue.depth:
-            now = self._clock.now() + seconds
             choice: Run | Wait
             if self._objective is None:
-                choice = schedule(self._queue, self._policy, now)
+                choice = schedule(self._queue, self._policy, start_at)
             else:
-                plan = self._objective.plan(self._queue, now)
+                plan = self._objective.plan(self._queue, start_at)
                 self._refuse_late(plan.late)
                 if not plan.count:
                     continue
@@ -214,7 +218,7 @@ class Batcher:
 
     def _on_grant(self, instance: Instance) -> None:
         """An instance that waited for its resources has them; whoever waited for it may have left or been served."""
-        choice = self._choose()
+        choice = self._choose(self._clock.now())
         if isinstance(choice, Run):
             self._run(instance, choice)
             return

@@ -36,9 +36,10 @@ class Due(Protocol):
 
 @dataclass(slots=True, frozen=True)
 class Outlook:
-    """What is known when a request asks to be let in.
+    """What is known of a moment in which a request asks to be let in, or an instance is free for a batch.
 
     Attributes:
+        now: that moment, which may be still to come.
         free_at: when each instance can start its next batch, ascending, none before now.
         batch_rows: how large batches are when many wait.
         rows_per_second: of requests that ask to be let in.
@@ -108,24 +109,21 @@ def brisk_batch_rows(curve: LatencyCurve, largest: int, least_seconds: float) ->
 
     Who is in a batch waits for all of it, so while the line is short small batches answer sooner.
     """
-    pace = curve.typical(largest) / largest
-    for rows in curve.sizes:
-        seconds = curve.typical(rows)
-        if rows >= largest or (seconds >= least_seconds and seconds / rows <= pace / _BRISK_SHARE):
-            return min(rows, largest)
-    return largest
+    most_seconds_a_row = curve.typical(largest) / largest / _BRISK_SHARE
+    long_enough = (rows for rows in curve.sizes if rows < largest and curve.typical(rows) >= least_seconds)
+    return next((rows for rows in long_enough if curve.typical(rows) / rows <= most_seconds_a_row), largest)
 
 
 def plan_batch(
     waiting: Iterable[Due], policy: BatchPolicy, outlook: Outlook, curve: LatencyCurve, batch_rows: int
 ) -> Plan:
-    """Choose what runs now on an idle instance, so that nobody in the batch is late because of it.
+    """Choose what an instance runs that is free at `outlook.now`, so that nobody in the batch is late because of it.
 
     The line comes in its order: by level, then by deadline. Who would be late even alone is refused. If the head
     leaves room only for a small batch, and that would make others of its level late, as many of the first are
     refused as lets most rows be answered: few for many.
     """
-    limit = max(1, min(batch_rows, policy.max_batch_rows or 1)) if policy.is_dynamic else 1
+    limit = max(1, min(batch_rows, policy.full_rows))
     line = list(islice(waiting, 2 * max(limit, policy.max_batch_rows, 1)))
     late = _first_in_time(line, 0, outlook, curve)
     if late == len(line):

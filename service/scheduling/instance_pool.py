@@ -1,5 +1,6 @@
-"""Which instances are idle, and which will be so soon that they get their next batch already."""
+"""Which instances are idle, and which of the others is free next."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -7,9 +8,6 @@ from service.clock import Clock, Timer
 from service.scheduling.instance import Batch, Instance
 from service.scheduling.occupancy import Occupancy
 from service.scheduling.queue import Pending
-
-# What a loop under load was seen to take from the end of a batch to the start of the next one: up to 3 ms.
-AHEAD_SECONDS = 0.003
 
 
 class InstancePool:
@@ -26,7 +24,7 @@ class InstancePool:
         self._occupancy = occupancy
         self._expire = expire
         self._idle: deque[Instance] = deque()
-        self._alone: set[Instance] = set()
+        self._unfollowed: set[Instance] = set()
         self._timers: dict[Instance, Timer] = {}
 
     @property
@@ -41,24 +39,22 @@ class InstancePool:
         """The one that has been idle for longest; it is to be given a batch, or to be added again."""
         return self._idle.popleft()
 
-    def nearly_free(self) -> tuple[Instance, float] | None:
-        """Who is free next of those whose batch nothing follows yet, and in how many seconds it may be given more."""
-        if not self._occupancy.is_known:
-            return None
-        candidates = [instance for instance in self._alone if not instance.is_inline]
-        if not candidates:
+    def next_free(self) -> tuple[Instance, float] | None:
+        """Who is free next of those whose batch nothing follows yet, and when; None if nobody can tell."""
+        candidates = [instance for instance in self._unfollowed if not instance.is_inline]
+        if not candidates or not self._occupancy.is_known:
             return None
         instance = min(candidates, key=self._occupancy.free_at)
-        return instance, self._occupancy.free_at(instance) - AHEAD_SECONDS - self._clock.now()
+        return instance, self._occupancy.free_at(instance)
 
     def run(self, instance: Instance, batch: Batch) -> None:
         """Let an instance run a batch: now, or right behind the one that it has."""
         self._occupancy.started(instance, batch)
-        if instance not in self._alone:
-            self._alone.add(instance)
+        if instance not in self._unfollowed:
+            self._unfollowed.add(instance)
             instance.start(batch)
             return
-        self._alone.remove(instance)
+        self._unfollowed.remove(instance)
         self._watch(instance, batch)
         instance.follow(batch)
 
@@ -68,19 +64,19 @@ class InstancePool:
         Returns:
             The seconds that it was taken.
         """
-        if instance in self._alone:
-            self._alone.remove(instance)
+        if instance in self._unfollowed:
+            self._unfollowed.remove(instance)
             self._idle.append(instance)
         else:
-            self._alone.add(instance)
+            self._unfollowed.add(instance)
             if timer := self._timers.pop(instance, None):
                 timer.cancel()
         return self._occupancy.ended(instance, batch)
 
     def _watch(self, instance: Instance, batch: Batch) -> None:
         """Deadlines go on while a batch waits, also behind one that hangs."""
-        waiting = [pending.due for pending in batch.pendings if not pending.is_settled]
-        if waiting and (due := min(waiting)) < float("inf"):
+        due = min((pending.due for pending in batch.pendings if not pending.is_settled), default=math.inf)
+        if due < math.inf:
             seconds = max(due - self._clock.now(), 0.0)
             self._timers[instance] = self._clock.call_later(seconds, self._on_time, instance, batch)
 

@@ -53,7 +53,7 @@ class _Size:
         self._runs: deque[tuple[int, float]] = deque(maxlen=_SIZE_WINDOW)
 
     def add(self, rows: int, seconds: float, number: int) -> None:
-        """Take in a run, which is the so-manieth of all sizes."""
+        """Take in a run; `number` counts the runs of all sizes."""
         self.latest = number
         self._runs.append((rows, seconds))
         self.rows = sum(rows for rows, _ in self._runs) / len(self._runs)
@@ -149,7 +149,7 @@ def _rank(count: int) -> int:
 
 
 def _value_at(points: Sequence[tuple[float, float]], rows: float) -> float:
-    """Linear between points; below the first as long as it; beyond the last along the last two, or in proportion to it.
+    """Linear between points; below the first as long as it; beyond the last along the last two, at most in proportion.
 
     With a single point every size takes as long: an estimate too low is corrected by the first run, one too high would
     keep that size from ever running.

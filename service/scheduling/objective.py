@@ -99,9 +99,13 @@ class Objective:
         slo_seconds: within this time each request is to be answered.
         curve: foretells runs, and learns from them here.
         clock: of the thread that owns the queue.
+
+    Attributes:
+        occupancy: what each instance has to do, as whoever hands out batches tells it.
     """
 
     def __init__(self, slo_seconds: float, curve: LatencyCurve, policy: BatchPolicy, clock: Clock) -> None:
+        self.occupancy = Occupancy(clock, curve.typical)
         self._slo_seconds = slo_seconds
         self._curve = curve
         self._policy = policy
@@ -110,9 +114,8 @@ class Objective:
         self._delivery = Delivery()
         self._reserve_seconds = 0.0
         self._instances = 0
-        self.occupancy = Occupancy(clock, curve.typical)
         self._measured_at = -PROBE_AFTER_SECONDS
-        self._batch_rows = self._brisk_rows = policy.max_batch_rows if policy.is_dynamic else 1
+        self._batch_rows = self._brisk_rows = policy.full_rows
 
     def add_instances(self, count: int) -> None:
         self._instances += count
@@ -128,7 +131,7 @@ class Objective:
         self._arrivals.count(pending.rows, now)
         if not self._curve.is_known:
             return
-        if not self.occupancy and not queue.depth:
+        if self._is_idle(queue):
             # The crowd that kept the loop busy is gone: the last answer tells more than those before.
             self._reserve_seconds = self._delivery.last_seconds(now)
         outlook = self._outlook(now)
@@ -139,7 +142,7 @@ class Objective:
             late_by = self._lateness_behind(pending, queue, before, outlook)
         if late_by <= 0:
             return
-        if not self.occupancy and not queue.depth and now - self._measured_at >= PROBE_AFTER_SECONDS:
+        if self._is_idle(queue) and now - self._measured_at >= PROBE_AFTER_SECONDS:
             pending.is_probe = True
             return
         raise Overloaded(
@@ -162,7 +165,7 @@ class Objective:
         ahead = 0.0 if self._is_kept(waiting) else predicted_end(waiting, 1, outlook, self._curve) - soonest
         spare = SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
         # Who comes to an idle model finds out, even if it seems to be too slow.
-        return spare if self.occupancy or queue.depth else max(0.0, spare)
+        return max(0.0, spare) if self._is_idle(queue) else spare
 
     def plan(self, queue: RequestQueue, start_at: float) -> Plan:
         """Choose what an instance runs that is free then; someone is waiting."""
@@ -193,6 +196,9 @@ class Objective:
             return end - due
         soonest = predicted_end(0, rows, outlook, self._curve)
         return end - soonest - SPARE_SHARE * (due - soonest)
+
+    def _is_idle(self, queue: RequestQueue) -> bool:
+        return not self.occupancy and not queue.depth
 
     def _is_kept(self, waiting: int) -> bool:
         return waiting < _KEPT_BATCHES * self._batch_rows * self._instances

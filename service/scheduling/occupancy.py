@@ -40,7 +40,7 @@ class Occupancy:
 
     @property
     def is_known(self) -> bool:
-        """Whether any batch has ended, so that more can be foretold than hoped."""
+        """Whether any batch was answered yet; before that, what is foretold was never seen here."""
         return self._last_seconds > 0
 
     def free_at(self, instance: Instance) -> float:

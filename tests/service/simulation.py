@@ -53,13 +53,14 @@ class SimulatedInstance:
     """Takes as long as it is told, and answers everything.
 
     Attributes:
+        seconds_of: what a batch of so many rows takes.
         seconds_unheard: what the loop takes to hear that a batch ended.
     """
 
     def __init__(self, clock: FakeClock, seconds_of: Callable[[int], float], on_done: Callable[..., None]) -> None:
+        self.seconds_of = seconds_of
         self.seconds_unheard = 0.0
         self._clock = clock
-        self._seconds_of = seconds_of
         self._on_done = on_done
         self.is_inline = False
         self._given: list[Batch] = []
@@ -82,7 +83,7 @@ class SimulatedInstance:
             self._begin(batch)
 
     def _begin(self, batch: Batch) -> None:
-        self._clock.call_later(self._seconds_of(batch.rows) if batch.pendings else 0.0, self._finish, batch)
+        self._clock.call_later(self.seconds_of(batch.rows) if batch.pendings else 0.0, self._finish, batch)
 
     def _finish(self, batch: Batch) -> None:
         self._given.remove(batch)

@@ -57,6 +57,11 @@ def test_the_choice(waiting: list[Entry], policy: BatchPolicy, now: float, expec
     assert schedule(waiting, policy, now) == expected
 
 
+@pytest.mark.parametrize(("policy", "rows"), [(EAGER, 8), (BatchPolicy(0), 1), (BatchPolicy(8, is_dynamic=False), 1)])
+def test_a_full_batch_is_of_the_rows_that_may_run_together(policy: BatchPolicy, rows: int) -> None:
+    assert policy.full_rows == rows
+
+
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[list[Entry], BatchPolicy, float]:
     size = draw(st.integers(1, 12))

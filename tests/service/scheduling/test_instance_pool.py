@@ -5,7 +5,7 @@ import pytest
 from enginehouse.errors import DeadlineExceeded
 from service.clock import FakeClock
 from service.scheduling.batch import BatchPolicy
-from service.scheduling.instance_pool import AHEAD_SECONDS
+from service.scheduling.batcher import AHEAD_SECONDS
 from service.scheduling.latency_curve import MeasuredPoint
 from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Needs, RateLimiter, Resource
@@ -80,7 +80,7 @@ def test_one_with_a_higher_priority_that_comes_before_runs_next() -> None:
 
 def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:
     one = one_of(BatchPolicy(1))
-    one.instances[0]._seconds_of = lambda _: 60.0
+    one.instances[0].seconds_of = lambda _: 60.0
     one.ask()
     behind, patient = one.ask(deadline=one.clock.now() + 0.5), one.ask()
     one.clock.advance(0.2)
