@@ -12,7 +12,7 @@ from service.scheduling.instance import Batch, Instance
 from service.scheduling.instance_pool import InstancePool
 from service.scheduling.objective import Objective
 from service.scheduling.occupancy import Occupancy
-from service.scheduling.queue import Pending, RequestQueue
+from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, Pending, RequestQueue
 from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Permit
 from service.scheduling.scheduler import Hooks
@@ -170,7 +170,7 @@ class Batcher:
             instance, free_at = found
             patience = free_at - AHEAD_SECONDS - self._clock.now()
             if patience > 0:
-                self._wait(Wait(patience))
+                self._wait(Wait(max(patience, LEAST_TIMEOUT_SECONDS)))
                 return
             choice = self._choose(free_at)
             if not isinstance(choice, Run):

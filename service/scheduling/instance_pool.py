@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from service.clock import Clock, Timer
 from service.scheduling.instance import Batch, Instance
 from service.scheduling.occupancy import Occupancy
-from service.scheduling.queue import Pending
+from service.scheduling.queue import LEAST_TIMEOUT_SECONDS, Pending
 
 
 class InstancePool:
@@ -77,7 +77,7 @@ class InstancePool:
         """Deadlines go on while a batch waits, also behind one that hangs."""
         due = min((pending.due for pending in batch.pendings if not pending.is_settled), default=math.inf)
         if due < math.inf:
-            seconds = max(due - self._clock.now(), 0.0)
+            seconds = max(due - self._clock.now(), LEAST_TIMEOUT_SECONDS)
             self._timers[instance] = self._clock.call_later(seconds, self._on_time, instance, batch)
 
     def _on_time(self, instance: Instance, batch: Batch) -> None:

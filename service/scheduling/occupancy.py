@@ -25,13 +25,15 @@ class Occupancy:
 
     Args:
         clock: of the thread that owns the queue.
-        foretell: the seconds that a batch of so many rows takes; without it, as long as the last one took.
+        foretell: the seconds that a batch of so many rows takes; without it, as long as the last one took, and if it
+            is larger more in proportion.
     """
 
     def __init__(self, clock: Clock, foretell: Callable[[int], float] | None = None) -> None:
         self._clock = clock
         self._last_seconds = 0.0
-        self._foretell = foretell or (lambda _: self._last_seconds)
+        self._last_rows = 1
+        self._foretell = foretell or self._as_the_last
         self._runs: dict[Instance, deque[_Run]] = {}
 
     def __len__(self) -> int:
@@ -74,8 +76,12 @@ class Occupancy:
             del self._runs[instance]
         seconds = free_at - batch.started_at
         if batch.answers:
-            self._last_seconds = seconds
+            self._last_seconds, self._last_rows = seconds, max(1, batch.rows)
         return seconds
+
+    def _as_the_last(self, rows: int) -> float:
+        """Rather too long than too short: what is handed over too early cannot go elsewhere any more."""
+        return self._last_seconds * max(1.0, rows / self._last_rows)
 
 
 def _free_at(runs: Iterable[_Run], now: float) -> float:

@@ -1,5 +1,7 @@
 """A full line is handed to an instance before it is free, late enough that nothing promised is broken."""
 
+from typing import Any
+
 import pytest
 
 from enginehouse.errors import DeadlineExceeded
@@ -7,6 +9,7 @@ from service.clock import FakeClock
 from service.scheduling.batch import BatchPolicy
 from service.scheduling.batcher import AHEAD_SECONDS
 from service.scheduling.latency_curve import MeasuredPoint
+from service.scheduling.queue import LEAST_TIMEOUT_SECONDS
 from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Needs, RateLimiter, Resource
 from tests.service.simulation import Simulation
@@ -17,7 +20,7 @@ HUNDRED_MS = 0.1
 def one_of(policy: BatchPolicy, queue_policy: QueuePolicy | None = None, instances: int = 1) -> Simulation:
     """A model that has run a batch, so that it is known how long one takes."""
     one = Simulation(policy, lambda _: HUNDRED_MS, queue_policy, instances, [MeasuredPoint(4, HUNDRED_MS, HUNDRED_MS)])
-    one.ask()
+    one.ask(rows=policy.full_rows)
     one.clock.advance(1)
     return one
 
@@ -68,6 +71,16 @@ def test_nothing_is_handed_over_while_nobody_knows_how_long_a_batch_takes() -> N
     assert len(one.batches) == 1
 
 
+def test_what_waits_behind_a_large_batch_is_not_handed_over_as_early_as_behind_a_small_one() -> None:
+    one = Simulation(BatchPolicy(32), lambda rows: 0.002 if rows == 1 else 0.05)
+    one.ask()
+    one.clock.advance(1)
+    for _ in range(96):
+        one.ask()
+    one.clock.advance(0.045)
+    assert len(one.batcher.running()) == 32
+
+
 def test_one_with_a_higher_priority_that_comes_before_runs_next() -> None:
     one = one_of(BatchPolicy(1), QueuePolicy(levels=2, default_level=2))
     for _ in range(3):
@@ -76,6 +89,26 @@ def test_one_with_a_higher_priority_that_comes_before_runs_next() -> None:
     urgent = one.ask(priority=1)
     one.clock.advance(HUNDRED_MS)
     assert one.batches[2].pendings == [urgent.pending]
+
+
+def test_a_loop_that_counts_in_milliseconds_is_not_woken_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = one_of(BatchPolicy(1))
+    one.ask()
+    one.clock.advance(HUNDRED_MS - AHEAD_SECONDS - 0.0002)
+    waits: list[float] = []
+    call_later = one.clock.call_later
+
+    def note(seconds: float, *call: Any) -> Any:
+        waits.append(seconds)
+        return call_later(seconds, *call)
+
+    monkeypatch.setattr(one.clock, "call_later", note)
+    one.ask(deadline=one.clock.now() + 0.0015)
+    one.ask()
+    one.clock.advance(0.002)
+    assert len(one.batcher.running()) == 2
+    assert waits
+    assert min(waits) >= LEAST_TIMEOUT_SECONDS
 
 
 def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:

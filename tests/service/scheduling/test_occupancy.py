@@ -55,7 +55,7 @@ def test_what_followed_counts_from_the_end_of_the_first_and_not_from_when_that_w
     assert len(occupancy) == 0
 
 
-def test_without_a_curve_a_batch_takes_as_long_as_the_last_one() -> None:
+def test_without_a_curve_a_batch_takes_as_long_as_the_last_one_and_a_larger_one_longer() -> None:
     clock = FakeClock()
     occupancy: Any = Occupancy(clock)
     assert not occupancy.is_known
@@ -64,4 +64,5 @@ def test_without_a_curve_a_batch_takes_as_long_as_the_last_one() -> None:
     occupancy.ended("a", of(2))
     assert occupancy.is_known
     occupancy.started("a", of(1, 4))
-    assert seen(occupancy, "a") == [8]
+    occupancy.started("b", of(6, 4))
+    assert seen(occupancy, "a", "b") == [8, 16]
