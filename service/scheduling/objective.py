@@ -142,7 +142,7 @@ class Objective:
             late_by = self._lateness_behind(pending, queue, before, outlook)
         if late_by <= 0:
             return
-        if self._is_idle(queue) and now - self._measured_at >= PROBE_AFTER_SECONDS:
+        if self._is_idle(queue) and self._is_probe_due(now):
             pending.is_probe = True
             return
         raise Overloaded(
@@ -164,8 +164,10 @@ class Objective:
         soonest = predicted_end(0, 1, outlook, self._curve)
         ahead = 0.0 if self._is_kept(waiting) else predicted_end(waiting, 1, outlook, self._curve) - soonest
         spare = SPARE_SHARE * (now + self._slo_seconds - soonest) - ahead
-        # Who comes to an idle model finds out, even if it seems to be too slow.
-        return max(0.0, spare) if self._is_idle(queue) else spare
+        if not self._is_idle(queue):
+            return spare
+        # Who comes to an idle model finds out, even if it seems to be too slow; also while others keep the loop busy.
+        return self._slo_seconds if spare < 0 and self._is_probe_due(now) else max(0.0, spare)
 
     def plan(self, queue: RequestQueue, start_at: float) -> Plan:
         """Choose what an instance runs that is free then; someone is waiting."""
@@ -199,6 +201,9 @@ class Objective:
 
     def _is_idle(self, queue: RequestQueue) -> bool:
         return not self.occupancy and not queue.depth
+
+    def _is_probe_due(self, now: float) -> bool:
+        return now - self._measured_at >= PROBE_AFTER_SECONDS
 
     def _is_kept(self, waiting: int) -> bool:
         return waiting < _KEPT_BATCHES * self._batch_rows * self._instances

@@ -223,10 +223,19 @@ def test_batches_are_large_where_many_wait_and_small_where_few_do() -> None:
     assert [batch.rows for batch in one.batches] == [16, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("slo", "seconds"), [(0.1, 0.045), (0.001, 0.0)])
-def test_who_comes_to_an_idle_model_is_not_told_unread_that_it_is_late(slo: float, seconds: float) -> None:
-    one = Simulation(BatchPolicy(1), flat, objective(slo), points=points(flat, 1))
-    assert one.batcher.time_to_spare == pytest.approx(seconds)
+def test_who_comes_to_an_idle_model_is_not_told_unread_that_it_is_late() -> None:
+    one = Simulation(BatchPolicy(1), flat, objective(0.1), points=points(flat, 1))
+    assert one.batcher.time_to_spare == pytest.approx(0.045)
+
+
+def test_an_idle_model_that_seems_too_slow_finds_out_also_while_others_keep_the_loop_busy() -> None:
+    one = Simulation(BatchPolicy(1), flat, objective(0.001), points=points(flat, 1))
+    assert one.batcher.time_to_spare == 0.001
+    assert one.ask().pending.is_probe
+    one.clock.advance(0.1)
+    assert one.batcher.time_to_spare == 0.0
+    one.clock.advance(0.25)
+    assert one.batcher.time_to_spare == 0.001
 
 
 def test_who_is_told_unread_may_have_been_of_the_highest_priority() -> None:
