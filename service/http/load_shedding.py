@@ -73,7 +73,8 @@ class LoadShedder:
 
     def note_refusal(self, model: str, version: str) -> None:
         """A request for that version was read and refused, because too much waits there."""
-        self._full.add((model, version))
+        if self._time_to_spare((model, version)) < 0:
+            self._full.add((model, version))
 
     def refusal(self, data: bytes) -> bytes | None:
         """The whole answer to a request that would come too late; None if it may wait, or is none that can be told."""

@@ -6,7 +6,6 @@ from functools import partial
 
 from enginehouse.errors import DeadlineExceeded, Error
 from service.clock import Clock, Timer
-from service.refusals import waited_too_long
 from service.scheduling.batch import BatchPolicy, Run, Wait, schedule
 from service.scheduling.instance import Batch, Instance
 from service.scheduling.instance_pool import InstancePool
@@ -52,7 +51,7 @@ class Batcher:
         self._objective = objective
         self._free_permits = list(permits)
         self._permits: dict[Instance, Permit] = {}
-        self._pool = InstancePool(clock, objective.occupancy if objective else Occupancy(clock), self._expire)
+        self._pool = InstancePool(clock, objective.occupancy if objective else Occupancy(clock), hooks.on_leave)
         self._running: dict[int, Batch] = {}
         self._finished: set[int] = set()
         self._is_flush_due = False
@@ -210,12 +209,6 @@ class Batcher:
         self._running[id(batch)] = batch
         self._pool.run(instance, batch)
 
-    def _expire(self, pending: Pending) -> None:
-        """Its batch had to wait for longer than it could; what becomes of it there, nobody hears."""
-        reason = waited_too_long(pending.request.model_name, self._clock.now() - pending.queued_at)
-        self._hooks.on_leave(pending, reason)
-        pending.settle(reason)
-
     def _on_grant(self, instance: Instance) -> None:
         """An instance that waited for its resources has them; whoever waited for it may have left or been served."""
         choice = self._choose(self._clock.now())
@@ -223,7 +216,7 @@ class Batcher:
             self._run(instance, choice)
             return
         self._permits[instance].give_back(has_run=False)
-        self._pool.add([instance])
+        self._pool.put_back(instance)
         if choice is not None:
             self._wait(choice)
 

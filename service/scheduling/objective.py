@@ -12,9 +12,9 @@ from service.scheduling.deadline_plan import (
     Outlook,
     Plan,
     best_batch_rows,
-    brisk_batch_rows,
     plan_batch,
     predicted_end,
+    small_batch_rows,
 )
 from service.scheduling.instance import Batch
 from service.scheduling.latency_curve import LatencyCurve, points_from_evidence
@@ -115,7 +115,7 @@ class Objective:
         self._reserve_seconds = 0.0
         self._instances = 0
         self._measured_at = -PROBE_AFTER_SECONDS
-        self._batch_rows = self._brisk_rows = policy.full_rows
+        self._batch_rows = self._small_rows = policy.full_rows
 
     def add_instances(self, count: int) -> None:
         self._instances += count
@@ -219,12 +219,12 @@ class Objective:
                 worst = max(worst, together)
         return worst
 
-    def _outlook(self, now: float) -> Outlook:
-        busy = self.occupancy.free_times(now)
+    def _outlook(self, at: float) -> Outlook:
+        busy = [max(at, free_at) for free_at in self.occupancy.free_times(self._clock.now())]
         idle = self._instances - len(busy)
         return Outlook(
-            now,
-            [now] * idle + busy if idle else busy,
+            at,
+            [at] * idle + busy if idle else busy,
             self._batch_rows,
             self._arrivals.rows_per_second,
             self._reserve_seconds,
@@ -232,12 +232,11 @@ class Objective:
 
     def _limit(self, queue: RequestQueue) -> int:
         """How large the next batch may be: where many wait, as large as answers most, else as answers soon."""
-        is_long = queue.rows >= _KEPT_BATCHES * self._batch_rows
-        return self._batch_rows if is_long else self._brisk_rows
+        return self._small_rows if self._is_kept(queue.rows) else self._batch_rows
 
     def _plan_size(self) -> None:
         if self._policy.is_dynamic:
             self._batch_rows = best_batch_rows(
                 self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )
-            self._brisk_rows = brisk_batch_rows(self._curve, self._batch_rows, _LEAST_RUN_SECONDS)
+            self._small_rows = small_batch_rows(self._curve, self._batch_rows, _LEAST_RUN_SECONDS)

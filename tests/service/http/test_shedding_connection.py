@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from enginehouse.errors import Overloaded
 from service.http.application import create_application
 from service.http.direct import DirectInference
 from service.http.listener import HttpListener
@@ -25,11 +26,16 @@ class BusyLoop:
 
     waiting_turns: list[TurnTaker] = field(default_factory=list)
     is_refusing: bool = False
+    time_left: bool = False
+    noted: list[tuple[str, str]] = field(default_factory=list)
     refused: bytes = REFUSED
     came_at: float = 5.0
 
     def has_time(self) -> bool:
-        return False
+        return self.time_left
+
+    def note_refusal(self, model: str, version: str) -> None:
+        self.noted.append((model, version))
 
     def now(self) -> float:
         return self.came_at
@@ -80,6 +86,30 @@ async def test_a_request_is_answered_in_its_turn_and_its_time_runs_from_when_it_
     await opened.shedder.let_in()
     assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
     assert [request.received_at for request in opened.model.asked] == [5.0]
+
+
+async def test_a_refusal_is_handed_out_although_there_is_time_and_what_is_not_refused_is_served_at_once(
+    opened: Opened,
+) -> None:
+    opened.shedder.time_left = True
+    peer = await connect(opened.listener)
+    opened.shedder.is_refusing = True
+    await send(peer, post())
+    assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), 10) == REFUSED
+    opened.shedder.is_refusing = False
+    await send(peer, post(CLOSING))
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+    assert len(opened.model.asked) == 1
+    assert opened.shedder.waiting_turns == []
+
+
+async def test_the_shedder_hears_that_a_model_refuses_what_was_read(opened: Opened) -> None:
+    opened.shedder.time_left = True
+    opened.model.answer = lambda _, settle: settle(Overloaded("too much waits"))
+    peer = await connect(opened.listener)
+    await send(peer, post(CLOSING))
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 503 ")
+    assert opened.shedder.noted == [("talker", "")]
 
 
 async def test_what_it_waited_is_no_time_of_decoding(opened: Opened) -> None:

@@ -12,9 +12,9 @@ from service.scheduling.deadline_plan import (
     Outlook,
     Plan,
     best_batch_rows,
-    brisk_batch_rows,
     plan_batch,
     predicted_end,
+    small_batch_rows,
 )
 from service.scheduling.latency_curve import LatencyCurve, MeasuredPoint
 
@@ -103,7 +103,7 @@ def test_batches_are_as_large_as_pays_within_the_objective(curve: LatencyCurve, 
 def test_while_the_line_is_short_batches_are_as_small_as_answers_nearly_as_many(
     curve: LatencyCurve, least_seconds: float, rows: int
 ) -> None:
-    assert brisk_batch_rows(curve, curve.sizes[-1], least_seconds) == rows
+    assert small_batch_rows(curve, curve.sizes[-1], least_seconds) == rows
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enginehouse.errors import DeadlineExceeded
+from enginehouse.errors import Cancelled, DeadlineExceeded
 from service.clock import FakeClock
 from service.scheduling.batch import BatchPolicy
 from service.scheduling.batcher import AHEAD_SECONDS
@@ -42,13 +42,12 @@ def test_a_full_batch_is_handed_over_shortly_before_the_one_before_it_ends(queue
     assert all(each.is_answered for each in one.asked)
 
 
-@pytest.mark.parametrize(("slo_seconds", "instances"), [(0, 1), (10, 1), (0, 2)])
-def test_a_loop_that_hears_late_keeps_no_instance_waiting(slo_seconds: float, instances: int) -> None:
-    one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds), instances)
-    for instance in one.instances:
-        instance.seconds_unheard = AHEAD_SECONDS
+@pytest.mark.parametrize("slo_seconds", [0, 10])
+def test_a_loop_that_hears_late_keeps_its_instance_at_work(slo_seconds: float) -> None:
+    one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds))
+    one.instances[0].seconds_unheard = AHEAD_SECONDS
     begun = one.clock.now()
-    for _ in range(10 * 4 * instances):
+    for _ in range(10 * 4):
         one.ask()
     one.clock.advance(30)
     assert max(batch.ended_at for batch in one.batches) - begun == pytest.approx(10 * HUNDRED_MS)
@@ -125,6 +124,77 @@ def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:
     assert patient.is_answered
     assert len(behind.answers) == 1
     assert behind.pending not in [pending for batch in one.batches for pending in batch.pendings]
+
+
+def test_each_deadline_of_a_batch_that_waits_holds_and_none_once_it_has_begun() -> None:
+    one = one_of(BatchPolicy(2))
+    one.instances[0].seconds_of = lambda _: 1.0
+    for _ in range(2):
+        one.ask()
+    now = one.clock.now()
+    waiting = [one.ask(deadline=now + seconds) for seconds in (0.3, 0.6)]
+    one.clock.advance(0.2)
+    assert len(one.batcher.running()) == 4
+    one.clock.advance(0.11)
+    assert [len(each.answers) for each in waiting] == [1, 0]
+    one.clock.advance(0.3)
+    assert [type(each.answer) for each in waiting] == [DeadlineExceeded] * 2
+    one.clock.advance(10)
+    first, second = (one.ask(deadline=one.clock.now() + 1.5) for _ in range(2))
+    follower, other = (one.ask(deadline=one.clock.now() + 1.5) for _ in range(2))
+    one.clock.advance(10)
+    assert all(each.is_answered for each in (first, second, follower, other)), (
+        "begun in time, so it is heard to the end"
+    )
+
+
+def test_a_caller_who_leaves_while_its_batch_waits_is_told_and_not_computed() -> None:
+    one = one_of(BatchPolicy(1))
+    one.ask()
+    leaver = one.ask()
+    one.clock.advance(HUNDRED_MS - 0.001)
+    assert leaver.pending in one.batcher.running()
+    leaver.pending.cancel()
+    assert isinstance(leaver.answer, Cancelled)
+    leaver.pending.cancel()
+    one.clock.advance(1)
+    assert one.left == [leaver.pending]
+    assert leaver.pending not in [pending for batch in one.batches for pending in batch.pendings]
+    late = one.ask()
+    one.clock.advance(HUNDRED_MS / 2)
+    late.pending.cancel()
+    one.clock.advance(1)
+    assert late.is_answered, "what runs is not stopped"
+
+
+def test_nothing_waits_behind_one_of_several_instances() -> None:
+    one = one_of(BatchPolicy(1), instances=2)
+    for _ in range(3):
+        one.ask()
+    one.clock.advance(HUNDRED_MS - 0.001)
+    assert len(one.batcher.running()) == 2
+
+
+def test_an_instance_that_runs_at_once_is_handed_nothing_before_it_is_free() -> None:
+    one = one_of(BatchPolicy(1))
+    one.instances[0].is_inline = True
+    for _ in range(2):
+        one.ask()
+    one.clock.advance(HUNDRED_MS - 0.001)
+    assert len(one.batcher.running()) == 1
+
+
+def test_a_batch_that_everybody_left_says_nothing_about_how_long_one_takes() -> None:
+    one = one_of(BatchPolicy(1))
+    one.ask()
+    leaver = one.ask()
+    one.clock.advance(HUNDRED_MS - 0.001)
+    leaver.pending.cancel()
+    one.clock.advance(1)
+    for _ in range(2):
+        one.ask()
+    one.clock.advance(HUNDRED_MS / 2)
+    assert len(one.batcher.running()) == 1, "too early to hand anything over"
 
 
 def test_who_needs_resources_to_run_is_handed_nothing_before_it_has_them() -> None:
