@@ -37,7 +37,7 @@ class Batch:
         return [execution for execution in found.values() if execution is not None]
 
     def begin_behind(self, ended_at: float) -> None:
-        """Begin when the batch before it ended, without those that were told meanwhile that their time is over."""
+        """Begin when the batch before it ended, without those that were cancelled meanwhile or whose time is over."""
         self.started_at = ended_at
         self.pendings = [pending for pending in self.pendings if not pending.is_settled]
         self.rows = sum(pending.rows for pending in self.pendings)

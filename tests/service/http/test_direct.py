@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from enginehouse.errors import Error, NotReady, Overloaded
-from service.http.direct import DirectInference
+from service.http.direct import DirectExchange, DirectInference
 from service.http.listener import HttpListener
 from service.request import InferRequest, Settle
 from tests.service.http.conftest import House, text_response
@@ -44,16 +44,20 @@ async def answers(port: int, sent: bytes) -> bytes:
     return answer
 
 
-async def test_a_connection_keeps_no_body_whose_request_is_answered(house: House) -> None:
-    house.serve(lambda _request, _settle: None)
+def taken(house: House, connection: "FakeConnection") -> DirectExchange:
+    """An exchange whose whole request came."""
     fields = [(b"content-length", b"%d" % len(BODY))]
-    connection = FakeConnection()
     exchange = DirectInference(house.server, 1000).exchange(b"/v2/models/talker/infer", fields, connection, [])
     assert exchange is not None
     exchange.body += BODY
     exchange.more_body = False
     exchange.come_first()
-    assert not exchange.body
+    return exchange
+
+
+async def test_a_connection_keeps_no_body_whose_request_is_answered(house: House) -> None:
+    house.serve(lambda _request, _settle: None)
+    assert not taken(house, FakeConnection()).body
 
 
 @pytest.mark.parametrize(("problem", "noted"), [(Overloaded("full"), [("talker", "")]), (NotReady("gone"), [])])
@@ -61,13 +65,8 @@ async def test_the_connection_hears_that_too_much_waits_and_of_no_other_refusal(
     house: House, problem: Error, noted: list[tuple[str, str]]
 ) -> None:
     house.serve(lambda _request, settle: settle(problem))
-    fields = [(b"content-length", b"%d" % len(BODY))]
     connection = FakeConnection()
-    exchange = DirectInference(house.server, 1000).exchange(b"/v2/models/talker/infer", fields, connection, [])
-    assert exchange is not None
-    exchange.body += BODY
-    exchange.more_body = False
-    exchange.come_first()
+    taken(house, connection)
     assert connection.refusals == noted
 
 
