@@ -118,7 +118,7 @@ class ServedModel:
         reason = stopped(self.name, self.version)
         self._scheduler.clear(reason)
         for pending in self._scheduler.running():
-            # Who left while its batch waited behind another one was told and counted then.
+            # Who left before it was heard that its batch had begun was told and counted then.
             if not pending.is_settled:
                 self._count_failure(pending.request, reason)
                 pending.settle(reason)

@@ -16,7 +16,8 @@ from service.scheduling.queue_policy import QueuePolicy
 from service.scheduling.rate_limiter import Permit
 from service.scheduling.scheduler import Hooks
 
-# What a loop under load was seen to take from the end of a batch to the start of the next one: up to 3 ms.
+# What a loop under load was seen to take from the end of a batch to the start of the next one: up to 3 ms. What is
+# offered for longer has to be chosen anew each time that somebody comes.
 AHEAD_SECONDS = 0.003
 
 
@@ -51,7 +52,10 @@ class Batcher:
         self._objective = objective
         self._free_permits = list(permits)
         self._permits: dict[Instance, Permit] = {}
-        self._pool = InstancePool(clock, objective.occupancy if objective else Occupancy(clock), hooks.on_leave)
+        # What is offered begins with the end of another batch: no permit is granted for that moment, and nobody looks
+        # who has lost a place meanwhile.
+        self._can_offer = not permits and not queue_policy.steps_back
+        self._pool = InstancePool(objective.occupancy if objective else Occupancy(clock))
         self._running: dict[int, Batch] = {}
         self._finished: set[int] = set()
         self._is_flush_due = False
@@ -103,6 +107,11 @@ class Batcher:
     def on_done(self, instance: Instance, batch: Batch) -> None:
         """Take a finished batch back: the instance gets its next one before the callers hear of this one."""
         seconds = self._pool.take_back(instance, batch)
+        # One that held the next would hold all that come after it.
+        following, batch.followed_by = batch.followed_by, None
+        if following is not None:
+            self._queue.leave(following.pendings)
+            self._running[id(following)] = following
         if self._objective is not None:
             self._objective.ended(batch, seconds)
         permit = self._permits.get(instance)
@@ -145,6 +154,9 @@ class Batcher:
 
     def _start_batches(self) -> None:
         self._stop_waiting()
+        if not self._pool.withdraw():
+            # Who is at the head of the line runs already, and here that is heard next.
+            return
         while self._pool.has_idle and (choice := self._choose(self._clock.now())) is not None:
             if isinstance(choice, Wait):
                 self._wait(choice)
@@ -156,30 +168,30 @@ class Batcher:
             elif permit.ask(partial(self._on_grant, instance)):
                 # To ask may have let others run first, also from this line.
                 self._on_grant(instance)
-        # What follows a batch begins with its end, and no permit is granted for that moment.
-        if not self._permits:
-            self._hand_ahead()
+        if self._can_offer:
+            self._offer_next()
 
-    def _hand_ahead(self) -> None:
-        """Give instances that are nearly free their next batch, if it is a full one whenever it is chosen.
+    def _offer_next(self) -> None:
+        """Let an instance that is nearly free begin its next batch by itself.
 
-        Otherwise they would be idle until a busy loop hears that they are free and finds the time to say what is next.
+        Otherwise it would be idle until a busy loop hears that it is free and finds the time to say what is next.
         """
-        while self._fills_batch() and (found := self._pool.next_free()):
-            instance, free_at = found
-            patience = free_at - AHEAD_SECONDS - self._clock.now()
-            if patience > 0:
-                self._wait(Wait(max(patience, LEAST_TIMEOUT_SECONDS)))
-                return
-            choice = self._choose(free_at)
-            if not isinstance(choice, Run):
-                return
-            self._run(instance, choice)
+        end = self._pool.first_end()
+        if end is None or not self._may_offer():
+            return
+        patience = end - AHEAD_SECONDS - self._clock.now()
+        if patience > 0:
+            self._wait(Wait(max(patience, LEAST_TIMEOUT_SECONDS)))
+            return
+        choice = self._choose(max(end, self._clock.now()))
+        if isinstance(choice, Run):
+            self._pool.offer(self._batch_of(self._queue.head(choice.count)))
 
-    def _fills_batch(self) -> bool:
-        if self._objective is not None:
-            return self._objective.fills_batch(self._queue)
-        return self._queue.rows >= self._policy.full_rows
+    def _may_offer(self) -> bool:
+        """Whether the next batch is to begin whenever an instance is free."""
+        if self._objective is None and self._policy.max_queue_delay_seconds > 0:
+            return self._queue.rows >= self._policy.full_rows
+        return self._queue.depth > 0
 
     def _choose(self, start_at: float) -> Run | Wait | None:
         """What an instance runs that is free then; None if nobody is left who waits."""
@@ -198,16 +210,17 @@ class Batcher:
         return None
 
     def _refuse_late(self, count: int) -> None:
-        head = [pending for _, pending in zip(range(count), self._queue, strict=False)]
-        for pending in head:
+        for pending in self._queue.head(count):
             name = pending.request.model_name
             self._queue.refuse(pending, DeadlineExceeded(f"model '{name}': it cannot be answered before its deadline."))
 
     def _run(self, instance: Instance, choice: Run) -> None:
-        pendings = self._queue.take(choice.count)
-        batch = Batch(pendings, sum(pending.rows for pending in pendings), self._clock.now())
+        batch = self._batch_of(self._queue.take(choice.count))
         self._running[id(batch)] = batch
         self._pool.run(instance, batch)
+
+    def _batch_of(self, pendings: list[Pending]) -> Batch:
+        return Batch(pendings, sum(pending.rows for pending in pendings), self._clock.now())
 
     def _on_grant(self, instance: Instance) -> None:
         """An instance that waited for its resources has them; whoever waited for it may have left or been served."""

@@ -15,9 +15,6 @@ from typing import Protocol
 from service.scheduling.batch import BatchPolicy
 from service.scheduling.latency_curve import LatencyCurve
 
-# Of the rows that the best size answers in a second, what a smaller one must answer to be chosen.
-_SMALL_SHARE = 0.9
-
 
 class Due(Protocol):
     """What the choice must know of a request in the line."""
@@ -102,16 +99,6 @@ def best_batch_rows(
     best = max(answers.values())
     # Estimates are noisy: within a twentieth the larger one costs the loop less.
     return max(rows for rows, answered in answers.items() if answered >= 0.95 * best) if best else 1
-
-
-def small_batch_rows(curve: LatencyCurve, largest: int, least_seconds: float) -> int:
-    """The smallest size that answers nearly as many rows in a second as the largest, and runs for long enough.
-
-    Who is in a batch waits for all of it, so while the line is short small batches answer sooner.
-    """
-    most_seconds_a_row = curve.typical(largest) / largest / _SMALL_SHARE
-    long_enough = (rows for rows in curve.sizes if rows < largest and curve.typical(rows) >= least_seconds)
-    return next((rows for rows in long_enough if curve.typical(rows) / rows <= most_seconds_a_row), largest)
 
 
 def plan_batch(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 from traceback import format_exception_only
+from typing import Protocol
 
 from enginehouse.errors import EngineCrashed, EngineFailed, Error, NotReady
 from service.clock import Clock
@@ -22,6 +23,7 @@ class Batch:
 
     Attributes:
         ended_at: when the instance was through with it, which may be before the loop hears of it.
+        followed_by: what the instance took from an offer then, and began at that moment.
     """
 
     pendings: list[Pending]
@@ -29,6 +31,7 @@ class Batch:
     started_at: float
     answers: list[Answer] = field(default_factory=list)
     ended_at: float = 0.0
+    followed_by: "Batch | None" = None
 
     @property
     def executions(self) -> list[Execution]:
@@ -36,11 +39,21 @@ class Batch:
         found = {id(answer.execution): answer.execution for answer in self.answers}
         return [execution for execution in found.values() if execution is not None]
 
-    def begin_behind(self, ended_at: float) -> None:
-        """Begin when the batch before it ended, without those that were cancelled meanwhile or whose time is over."""
-        self.started_at = ended_at
-        self.pendings = [pending for pending in self.pendings if not pending.is_settled]
-        self.rows = sum(pending.rows for pending in self.pendings)
+    def end(self, ended_at: float, followed_by: "Batch | None") -> None:
+        """The next one begins with the end, without those who left since it was offered or whose time is over."""
+        self.ended_at, self.followed_by = ended_at, followed_by
+        if followed_by is not None:
+            followed_by.started_at = ended_at
+            followed_by.pendings = [
+                pending for pending in followed_by.pendings if not pending.is_settled and pending.due > ended_at
+            ]
+            followed_by.rows = sum(pending.rows for pending in followed_by.pendings)
+
+
+class Offered(Protocol):
+    """Where an instance that is free may find a batch."""
+
+    def take(self) -> Batch | None: ...
 
 
 class Instance:
@@ -60,26 +73,25 @@ class Instance:
         self._computation = computation
         self._clock = clock
         self._on_done = on_done
-        self._batches: SimpleQueue[Batch | None] = SimpleQueue()
+        self._batches: SimpleQueue[tuple[Batch, Offered | None] | None] = SimpleQueue()
         self._fast_rows = 0
         self.is_inline = False
         self._close_problem: Exception | None = None
         self._thread = Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, batch: Batch) -> None:
-        """Run a batch; the caller hears of its end through `on_done`, at the earliest in the next loop iteration."""
+    def start(self, batch: Batch, offered: Offered | None = None) -> None:
+        """Run a batch, and what is offered when it has ended, and so on.
+
+        The caller hears of each end through `on_done`, at the earliest in the next loop iteration.
+        """
         self.is_inline = batch.rows <= self._fast_rows
         if self.is_inline:
             self._execute(batch)
             batch.ended_at = self._clock.now()
             self._clock.call_soon(self._on_done, self, batch)
         else:
-            self._batches.put(batch)
-
-    def follow(self, batch: Batch) -> None:
-        """Run a batch as soon as the one that runs now has ended; the caller hears of both, one after the other."""
-        self._batches.put(batch)
+            self._batches.put((batch, offered))
 
     def close(self, patience_seconds: float) -> bool:
         """Stop the thread after what it is running, then close the engine. Blocks until both are done.
@@ -94,18 +106,26 @@ class Instance:
         return not self._thread.is_alive()
 
     def _serve(self) -> None:
-        last_ended_at = 0.0
-        while (batch := self._batches.get()) is not None:
-            if batch.started_at < last_ended_at:
-                batch.begin_behind(last_ended_at)
-            if batch.pendings:
-                self._execute(batch)
-            batch.ended_at = last_ended_at = self._clock.now()
-            self._clock.call_soon_threadsafe(self._on_done, self, batch)
+        while (given := self._batches.get()) is not None:
+            batch: Batch | None
+            batch, offered = given
+            # Or the first of many would be held, with all its tensors, for as long as one follows another.
+            del given
+            while batch is not None:
+                batch = self._run(batch, offered)
         try:
             self._computation.close()
         except Exception as problem:
             self._close_problem = problem
+
+    def _run(self, batch: Batch, offered: Offered | None) -> Batch | None:
+        """Run a batch that has begun, and say which one begins now."""
+        if batch.pendings:
+            self._execute(batch)
+        following = offered.take() if offered is not None else None
+        batch.end(self._clock.now(), following)
+        self._clock.call_soon_threadsafe(self._on_done, self, batch)
+        return following
 
     def _execute(self, batch: Batch) -> None:
         execution: Execution | None = None

@@ -14,7 +14,6 @@ from service.scheduling.deadline_plan import (
     best_batch_rows,
     plan_batch,
     predicted_end,
-    small_batch_rows,
 )
 from service.scheduling.instance import Batch
 from service.scheduling.latency_curve import LatencyCurve, points_from_evidence
@@ -27,12 +26,9 @@ PROBE_AFTER_SECONDS = 0.25
 
 # Of the time that a request can spare, the work before it may take so much. The rest is for what nobody foresees: who
 # is let in and refused at its deadline waited for nothing, and a longer line answers nobody sooner.
-SPARE_SHARE = 0.5
+SPARE_SHARE = 0.15
 # Batches in line for each instance that are never too many: one to follow the one that runs, and one to follow that.
 _KEPT_BATCHES = 2
-
-# Shorter runs leave an engine waiting for the loop, although one batch is handed over ahead.
-_LEAST_RUN_SECONDS = 0.0015
 
 _RATE_WINDOW_SECONDS = 0.02
 _RATE_MEMORY_SECONDS = 0.05
@@ -115,7 +111,7 @@ class Objective:
         self._reserve_seconds = 0.0
         self._instances = 0
         self._measured_at = -PROBE_AFTER_SECONDS
-        self._batch_rows = self._small_rows = policy.full_rows
+        self._batch_rows = policy.full_rows
 
     def add_instances(self, count: int) -> None:
         self._instances += count
@@ -171,11 +167,7 @@ class Objective:
 
     def plan(self, queue: RequestQueue, start_at: float) -> Plan:
         """Choose what an instance runs that is free then; someone is waiting."""
-        return plan_batch(queue, self._policy, self._outlook(start_at), self._curve, self._limit(queue))
-
-    def fills_batch(self, queue: RequestQueue) -> bool:
-        """Whether so much waits that the next batch would not grow by who comes now."""
-        return queue.rows >= self._limit(queue)
+        return plan_batch(queue, self._policy, self._outlook(start_at), self._curve, self._batch_rows)
 
     def ended(self, batch: Batch, seconds: float) -> None:
         """Learn from the whole time that an instance was taken, not only from the engine's."""
@@ -230,13 +222,8 @@ class Objective:
             self._reserve_seconds,
         )
 
-    def _limit(self, queue: RequestQueue) -> int:
-        """How large the next batch may be: where many wait, as large as answers most, else as answers soon."""
-        return self._small_rows if self._is_kept(queue.rows) else self._batch_rows
-
     def _plan_size(self) -> None:
         if self._policy.is_dynamic:
             self._batch_rows = best_batch_rows(
                 self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )
-            self._small_rows = small_batch_rows(self._curve, self._batch_rows, _LEAST_RUN_SECONDS)

@@ -3,7 +3,8 @@
 import logging
 import math
 from bisect import insort
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 from enginehouse.errors import Error, Overloaded
@@ -92,10 +93,12 @@ class Pending:
     def cancel(self) -> None:
         """Leave the line because the caller left; what is running finishes unheard, unless it wants to know."""
         self.is_cancelled = True
-        if self.queue is not None and self.queue.cancel(self):
-            return
-        if self.on_cancel is not None and not self.is_settled:
-            self.on_cancel()
+        # It may have begun already where it still stands in line: that is heard a moment later.
+        on_cancel = None if self.is_settled else self.on_cancel
+        if self.queue is not None:
+            self.queue.cancel(self)
+        if on_cancel is not None:
+            on_cancel()
 
     def pace(self, is_behind: bool) -> None:
         """The caller is behind with reading responses, or has caught up; most models need not know."""
@@ -189,6 +192,15 @@ class RequestQueue:
                 pending.timer.cancel()
         return taken
 
+    def head(self, count: int) -> list[Pending]:
+        """The first who run, and stay in line."""
+        return list(islice(self, count))
+
+    def leave(self, pendings: Iterable[Pending]) -> None:
+        """Remove those that have begun to run, but for those that left before."""
+        for pending in pendings:
+            self._remove(pending)
+
     @property
     def rows(self) -> int:
         """Of everybody who waits in line."""
@@ -222,14 +234,20 @@ class RequestQueue:
     def refuse_expired(self, count: int) -> bool:
         """Tell those at the head whose time is over, although no timer came to say so; False if there are none."""
         now = self._clock.now()
-        head = iter(self)
-        expired = [pending for _, pending in zip(range(count), head, strict=False) if pending.due <= now]
+        expired = [pending for pending in self.head(count) if pending.due <= now]
         for pending in expired:
             self._expire(pending)
         return bool(expired)
 
     def refuse(self, pending: Pending, reason: Error) -> bool:
         """Take one out and tell it why; False if it does not wait here."""
+        if not self._remove(pending):
+            return False
+        self._on_leave(pending, reason)
+        pending.settle(reason)
+        return True
+
+    def _remove(self, pending: Pending) -> bool:
         level = self._levels.get(pending.level)
         if level is None or not (level.line.remove(pending) or level.delayed.remove(pending)):
             return False
@@ -237,8 +255,6 @@ class RequestQueue:
         self._forget_if_empty(pending.level)
         if pending.timer is not None:
             pending.timer.cancel()
-        self._on_leave(pending, reason)
-        pending.settle(reason)
         return True
 
     def _level(self, number: int) -> _Level:

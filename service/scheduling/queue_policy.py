@@ -57,6 +57,11 @@ class QueuePolicy:
     by_level: Mapping[int, LevelPolicy] = field(default_factory=dict)
     slo_seconds: float = 0.0
 
+    @property
+    def steps_back(self) -> bool:
+        """Whether a request may lose its place in line while it waits."""
+        return any(policy.is_delayed for policy in (self.default, *self.by_level.values()))
+
     def level_of(self, priority: int) -> int:
         """The level that serves a request of this priority, as Triton takes it."""
         return priority if 1 <= priority <= self.levels else self.default_level

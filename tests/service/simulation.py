@@ -11,7 +11,7 @@ from service.request import InferResponse, Timings
 from service.scheduling.batch import BatchPolicy
 from service.scheduling.batcher import Batcher
 from service.scheduling.computation import Answer, Execution
-from service.scheduling.instance import Batch
+from service.scheduling.instance import Batch, Offered
 from service.scheduling.latency_curve import LatencyCurve, MeasuredPoint
 from service.scheduling.objective import Objective
 from service.scheduling.queue import Pending
@@ -63,36 +63,31 @@ class SimulatedInstance:
         self._clock = clock
         self._on_done = on_done
         self.is_inline = False
-        self._given: list[Batch] = []
+        self._running: Batch | None = None
         self.batches: list[Batch] = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has a batch to run."""
-        return bool(self._given)
+        """Whether it runs a batch."""
+        return self._running is not None
 
-    def start(self, batch: Batch) -> None:
-        assert not self._given
-        self.follow(batch)
-
-    def follow(self, batch: Batch) -> None:
-        assert len(self._given) < 2
-        self._given.append(batch)
-        self.batches.append(batch)
-        if len(self._given) == 1:
-            self._begin(batch)
+    def start(self, batch: Batch, offered: Offered) -> None:
+        assert self._running is None
+        self._offered = offered
+        self._begin(batch)
 
     def _begin(self, batch: Batch) -> None:
+        self._running = batch
+        self.batches.append(batch)
         self._clock.call_later(self.seconds_of(batch.rows) if batch.pendings else 0.0, self._finish, batch)
 
     def _finish(self, batch: Batch) -> None:
-        self._given.remove(batch)
-        batch.ended_at = self._clock.now()
+        self._running = None
+        batch.end(self._clock.now(), self._offered.take())
         execution = Execution(batch.rows, 0, batch.ended_at - batch.started_at, 0)
         batch.answers = [Answer(execution=execution) for _ in batch.pendings]
-        if self._given:
-            self._given[0].begin_behind(self._clock.now())
-            self._begin(self._given[0])
+        if batch.followed_by is not None:
+            self._begin(batch.followed_by)
         if self.seconds_unheard:
             self._clock.call_later(self.seconds_unheard, self._on_done, self, batch)
         else:
@@ -142,18 +137,25 @@ class Simulation:
         return asked
 
     def watch_order(self) -> None:
-        """From now on, fail when somebody runs while one waits who should run before."""
+        """From now on, fail when somebody runs while one waits who should run before; of a loop that hears at once."""
         queue = self.batcher._queue
-        take = queue.take
+        take, leave = queue.take, queue.leave
 
-        def take_and_look(count: int) -> list[Pending]:
-            taken = take(count)
+        def look(taken: Sequence[Pending]) -> None:
             for waiting in queue:
                 for pending in taken:
                     assert self._place(pending) <= self._place(waiting), "somebody was overtaken"
+
+        def take_and_look(count: int) -> list[Pending]:
+            taken = take(count)
+            look(taken)
             return taken
 
-        queue.take = take_and_look  # type: ignore[method-assign]
+        def leave_and_look(pendings: Sequence[Pending]) -> None:
+            leave(pendings)
+            look(pendings)
+
+        queue.take, queue.leave = take_and_look, leave_and_look  # type: ignore[method-assign, assignment]
 
     def _place(self, pending: Pending) -> tuple[float, ...]:
         """Where it stands in the line, told from the promises alone."""

@@ -1,6 +1,7 @@
 """A served model answers every request exactly once, whatever happens around it."""
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -23,7 +24,26 @@ from service.status import status_of
 from tests.service.conftest import Bench, MakeBench, make_bench, make_request, tenfold, tensor
 
 PATIENT = "max_batch_size: 4 dynamic_batching { max_queue_delay_microseconds: 1000000 %s }"
+SLO = 'parameters { key: "slo_ms" value { string_value: "1000" } }'
 EXPIRING = PATIENT % "default_queue_policy { default_timeout_microseconds: 500000 %s }"
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_an_answered_request_leaves_no_cycle_that_a_collector_must_find(bench: MakeBench, is_inline: bool) -> None:
+    one: Bench = bench("max_batch_size: 4 dynamic_batching { } " + SLO, is_inline=is_inline)
+    one.ask("first", make_request(timeout_seconds=1.0))
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(50):
+            one.ask(str(number), make_request(timeout_seconds=1.0))
+            one.clock.run_ready()
+        while not all(one.answers.of[str(number)] for number in range(50)):
+            one.clock.run_ready()
+        one.answers.of.clear()
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def test_an_answer_says_whose_it_is_and_where_the_time_went(bench: MakeBench) -> None:

@@ -79,7 +79,10 @@ def test_an_engine_that_hangs_neither_keeps_its_callers_nor_the_end_waiting(
     assert one.model.statistics.fail.count == 2
 
 
-def test_who_was_told_that_its_time_is_over_behind_an_engine_that_hangs_is_counted_once(bench: MakeBench) -> None:
+def test_who_was_told_that_its_time_is_over_behind_an_engine_that_hangs_is_counted_once(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.scheduling.instance.INLINE_BELOW_SECONDS", 0.0)
     entered, released = threading.Event(), threading.Event()
 
     def run(feeds: Tensors) -> Tensors:
@@ -98,7 +101,7 @@ def test_who_was_told_that_its_time_is_over_behind_an_engine_that_hangs_is_count
     one.clock.run_ready()
     assert entered.wait(30)
     one.clock.advance(0.1)
-    assert one.model.queue_depth == 0
+    assert one.model.queue_depth == 1
     one.clock.advance(1)
     assert isinstance(one.answers.error("behind"), DeadlineExceeded)
     one.model.abandon()

@@ -1,6 +1,8 @@
 """Inference inside the protocol: what it does on a connection; tests/contract compares it with the application."""
 
 import asyncio
+import gc
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -119,6 +121,27 @@ async def test_a_long_line_of_requests_is_answered_one_after_the_other(house: Ho
     assert answer.count(b"HTTP/1.1 400 ") == count
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert answer.count(b"HTTP/1.1 ") == count + 2
+
+
+@pytest.mark.parametrize("problem", [None, Overloaded("full")])
+async def test_an_answered_request_leaves_no_cycle_that_a_collector_must_find(
+    house: House, port: int, problem: Error | None
+) -> None:
+    house.serve(lambda request, settle: settle(problem or text_response(request.id)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(50):
+            writer.write(post())
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            (length,) = re.findall(rb"content-length: ([0-9]+)", head.lower())
+            await reader.readexactly(int(length))
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_caller_who_reads_nothing_is_asked_to_wait(house: House, port: int) -> None:

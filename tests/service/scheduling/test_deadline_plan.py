@@ -14,7 +14,6 @@ from service.scheduling.deadline_plan import (
     best_batch_rows,
     plan_batch,
     predicted_end,
-    small_batch_rows,
 )
 from service.scheduling.latency_curve import LatencyCurve, MeasuredPoint
 
@@ -88,22 +87,6 @@ def test_what_runs_vary_by_is_added_once_and_grows_with_the_root_of_their_number
 )
 def test_batches_are_as_large_as_pays_within_the_objective(curve: LatencyCurve, slo: float, rows: int) -> None:
     assert best_batch_rows(curve, slo, 0.0, 1, 0.0) == rows
-
-
-@pytest.mark.parametrize(
-    ("curve", "least_seconds", "rows"),
-    [
-        (FLAT, 3, 16),
-        (curve_of(0, 1, 16), 3, 4),
-        (curve_of(0, 1, 16), 0, 1),
-        (curve_of(0, 1, 16), 20, 16),
-        (curve_of(4, 1, 64), 3, 32),
-    ],
-)
-def test_while_the_line_is_short_batches_are_as_small_as_answers_nearly_as_many(
-    curve: LatencyCurve, least_seconds: float, rows: int
-) -> None:
-    assert small_batch_rows(curve, curve.sizes[-1], least_seconds) == rows
 
 
 @pytest.mark.parametrize(

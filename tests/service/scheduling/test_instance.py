@@ -1,6 +1,7 @@
 """An instance runs one batch at a time, on its thread or inline, and survives whatever its engine does."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,7 @@ from enginehouse.tensor import Tensors, TensorSpec
 from service.clock import FakeClock
 from service.scheduling.computation import TensorComputation
 from service.scheduling.instance import Batch, Instance
+from service.scheduling.offer import Offer
 from service.scheduling.queue import Pending
 from service.scheduling.rows import Layout
 from tests.service.conftest import X, Y, make_request, tenfold
@@ -150,51 +152,82 @@ def test_an_engine_that_returns_nonsense_fails_its_batch(function: Callable[[Ten
         assert isinstance(heard.wait().answers[0].error, EngineFailed)
 
 
-def test_a_batch_that_follows_another_begins_when_that_one_ends() -> None:
-    may_go_on = threading.Event()
+def told(heard: Heard, count: int) -> list[Batch | None]:
+    """What each of so many batches was followed by."""
+    while len(heard.batches) < count:
+        heard.wait()
+    return [batch.followed_by for batch in heard.batches]
+
+
+def slow(may_go_on: threading.Event, clock: Callable[[], FakeClock]) -> FakeEngine:
+    """Takes a second, and not before it may."""
 
     def wait(feeds: Tensors) -> Tensors:
         assert may_go_on.wait(30)
-        heard.clock.time += 1
+        clock().time += 1
         return tenfold(feeds)
 
-    with running(fake(wait)) as (instance, heard):
+    return fake(wait)
+
+
+def test_what_is_offered_begins_when_the_batch_before_it_ends() -> None:
+    may_go_on, offer = threading.Event(), Offer()
+    with running(slow(may_go_on, lambda: heard.clock)) as (instance, heard):
         first, second = make_batch(1), make_batch(2)
-        instance.start(first)
-        instance.follow(second)
+        instance.start(first, offer)
+        offer.make(second)
         may_go_on.set()
-        while len(heard.batches) < 2:
-            heard.wait()
+        assert told(heard, 2) == [second, None]
     assert heard.batches == [first, second]
     assert (first.started_at, first.ended_at) == (0, 1)
     assert (second.started_at, second.ended_at) == (1, 2)
+    assert offer.take() is None
     assert not instance.is_inline
 
 
-def test_who_was_told_that_its_time_is_over_is_left_out_of_the_batch_that_waited() -> None:
-    may_go_on = threading.Event()
+def test_who_left_and_whose_time_is_over_is_not_in_the_batch_that_begins_by_itself() -> None:
+    may_go_on, offer = threading.Event(), Offer()
+    engine = slow(may_go_on, lambda: heard.clock)
+    with running(engine) as (instance, heard):
+        instance.start(make_batch(1), offer)
+        second = make_batch(2, 3, 4)
+        second.pendings[0].settle(DeadlineExceeded("too late"))
+        second.pendings[1].request.deadline = 0.5
+        offer.make(second)
+        may_go_on.set()
+        told(heard, 2)
+        gone = make_batch(5)
+        gone.pendings[0].settle(DeadlineExceeded("too late"))
+        offer.make(gone)
+        instance.start(make_batch(6, 7), offer)
+        told(heard, 4)
+    assert [feeds["x"].tolist() for feeds in engine.runs] == [[[1.0, 1.0]], [[4.0, 4.0]], [[6.0, 6.0], [7.0, 7.0]]]
+    assert [(batch.rows, len(batch.pendings), len(batch.answers)) for batch in (second, gone)] == [(1, 1, 1), (0, 0, 0)]
 
-    def wait(feeds: Tensors) -> Tensors:
-        assert may_go_on.wait(30)
-        heard.clock.time += 1
+
+def test_an_instance_that_is_never_idle_keeps_nothing_of_what_it_ran() -> None:
+    offer, begun = Offer(), threading.Semaphore(0)
+    may_end = threading.Semaphore(0)
+
+    def one_by_one(feeds: Tensors) -> Tensors:
+        begun.release()
+        assert may_end.acquire(timeout=30)
         return tenfold(feeds)
 
-    engine = fake(wait)
-    with running(engine) as (instance, heard):
-        batches = [make_batch(1), make_batch(2, 3), make_batch(4)]
-        instance.start(batches[0])
-        for batch in batches[1:]:
-            instance.follow(batch)
-            batch.pendings[0].settle(DeadlineExceeded("too late"))
-        may_go_on.set()
-        while len(heard.batches) < 3:
-            heard.wait()
-    assert [feeds["x"].tolist() for feeds in engine.runs] == [[[1.0, 1.0]], [[3.0, 3.0]]]
-    assert [(batch.rows, len(batch.pendings), len(batch.answers)) for batch in batches] == [
-        (1, 1, 1),
-        (1, 1, 1),
-        (0, 0, 0),
-    ]
+    with running(fake(one_by_one)) as (instance, heard):
+        first = make_batch(1)
+        seen = weakref.ref(first.pendings[0]._settle)
+        instance.start(first, offer)
+        assert begun.acquire(timeout=30)
+        offer.make(make_batch(2))
+        may_end.release()
+        assert begun.acquire(timeout=30)
+        heard.wait().followed_by = None
+        heard.batches.clear()
+        del first
+        assert seen() is None
+        may_end.release()
+        heard.wait()
 
 
 def test_closing_waits_for_the_batch_that_runs() -> None:

@@ -1,5 +1,6 @@
-"""A full line is handed to an instance before it is free, late enough that nothing promised is broken."""
+"""An instance begins its next batch by itself, and that breaks nothing that was promised to who waits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,84 +11,109 @@ from service.scheduling.batch import BatchPolicy
 from service.scheduling.batcher import AHEAD_SECONDS
 from service.scheduling.latency_curve import MeasuredPoint
 from service.scheduling.queue import LEAST_TIMEOUT_SECONDS
-from service.scheduling.queue_policy import QueuePolicy
+from service.scheduling.queue_policy import LevelPolicy, QueuePolicy
 from service.scheduling.rate_limiter import Needs, RateLimiter, Resource
 from tests.service.simulation import Simulation
 
 HUNDRED_MS = 0.1
+UNHEARD = 0.002
 
 
 def one_of(policy: BatchPolicy, queue_policy: QueuePolicy | None = None, instances: int = 1) -> Simulation:
-    """A model that has run a batch, so that it is known how long one takes."""
+    """A model that has run a batch, so that it is known how long one takes; its loop hears late of what ended."""
     one = Simulation(policy, lambda _: HUNDRED_MS, queue_policy, instances, [MeasuredPoint(4, HUNDRED_MS, HUNDRED_MS)])
     one.ask(rows=policy.full_rows)
     one.clock.advance(1)
+    for instance in one.instances:
+        instance.seconds_unheard = UNHEARD
+        instance.batches.clear()
     return one
 
 
-@pytest.mark.parametrize("queue_policy", [QueuePolicy(), QueuePolicy(slo_seconds=10)])
-def test_a_full_batch_is_handed_over_shortly_before_the_one_before_it_ends(queue_policy: QueuePolicy) -> None:
-    one = one_of(BatchPolicy(4), queue_policy)
-    for _ in range(9):
-        one.ask()
-    one.clock.advance(HUNDRED_MS - AHEAD_SECONDS - 0.001)
-    assert [batch.rows for batch in one.batches[1:]] == [4]
-    one.clock.advance(0.0015)
-    assert [batch.rows for batch in one.batches[1:]] == [4, 4]
-    assert len(one.batcher.running()) == 8
-    one.clock.advance(HUNDRED_MS)
-    assert [batch.rows for batch in one.batches[1:]] == [4, 4], "one more may still come, so the last is not handed yet"
-    one.clock.advance(1)
-    assert [batch.rows for batch in one.batches[1:]] == [4, 4, 1]
-    assert all(each.is_answered for each in one.asked)
+def rows_begun(one: Simulation) -> list[int]:
+    return [batch.rows for batch in one.batches]
 
 
 @pytest.mark.parametrize("slo_seconds", [0, 10])
-def test_a_loop_that_hears_late_keeps_its_instance_at_work(slo_seconds: float) -> None:
-    one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds))
-    one.instances[0].seconds_unheard = AHEAD_SECONDS
+@pytest.mark.parametrize("instances", [1, 3])
+def test_a_loop_that_hears_late_keeps_its_instances_at_work(slo_seconds: float, instances: int) -> None:
+    one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds), instances)
     begun = one.clock.now()
-    for _ in range(10 * 4):
-        one.ask()
+    for place in range(10 * instances):
+        one.clock.advance(0.004)
+        for _ in range(4):
+            one.ask()
+        one.clock.run_ready()
+        assert sum(instance.is_busy for instance in one.instances) == min(instances, place + 1)
     one.clock.advance(30)
-    assert max(batch.ended_at for batch in one.batches) - begun == pytest.approx(10 * HUNDRED_MS)
+    last = 0.004 * instances + 10 * HUNDRED_MS
+    assert max(batch.ended_at for batch in one.batches) - begun == pytest.approx(last, abs=2 * UNHEARD)
 
 
-def test_requests_that_run_alone_are_handed_over_one_by_one() -> None:
-    one = one_of(BatchPolicy(4, is_dynamic=False))
-    for _ in range(3):
+def test_who_comes_shortly_before_the_end_is_in_the_batch_that_begins_then() -> None:
+    one = one_of(BatchPolicy(4))
+    one.ask()
+    one.clock.advance(HUNDRED_MS - 0.001)
+    last = [one.ask() for _ in range(3)]
+    one.clock.advance(0.0005)
+    assert (rows_begun(one), one.batcher.depth) == ([1], 3), "they wait in line until the loop hears"
+    last.append(one.ask())
+    one.clock.advance(0.001)
+    assert (rows_begun(one), one.batcher.depth) == ([1, 4], 4)
+    one.clock.advance(UNHEARD)
+    assert one.batcher.depth == 0
+    assert {each.pending for each in last} == set(one.batcher.running())
+    one.clock.advance(1)
+    assert all(each.is_answered for each in one.asked)
+
+
+def test_what_comes_while_a_batch_begins_unheard_waits_for_the_next_one() -> None:
+    one = one_of(BatchPolicy(4))
+    one.ask()
+    one.clock.advance(HUNDRED_MS / 2)
+    first = one.ask()
+    one.clock.advance(HUNDRED_MS / 2 + 0.001)
+    second = one.ask()
+    one.clock.advance(1)
+    assert rows_begun(one) == [1, 1, 1]
+    assert [len(each.answers) for each in (first, second)] == [1, 1]
+    assert second.seconds == pytest.approx(2 * HUNDRED_MS - 0.001 + UNHEARD)
+
+
+def test_company_is_waited_for_where_the_policy_asks_for_it() -> None:
+    one = one_of(BatchPolicy(4, max_queue_delay_seconds=0.05))
+    for _ in range(4):
         one.ask()
     one.clock.advance(HUNDRED_MS - 0.001)
-    assert len(one.batcher.running()) == 2
-    assert one.batcher.depth == 1
+    lonely = one.ask()
+    one.clock.advance(0.04)
+    assert rows_begun(one) == [4]
+    one.clock.advance(1)
+    assert lonely.seconds == pytest.approx(0.05 + HUNDRED_MS + UNHEARD)
+    for _ in range(8):
+        one.ask()
+    one.clock.advance(HUNDRED_MS + 0.001)
+    assert rows_begun(one) == [4, 1, 4, 4], "a full one has nobody to wait for"
 
 
-def test_nothing_is_handed_over_while_nobody_knows_how_long_a_batch_takes() -> None:
+def test_nothing_is_offered_while_nobody_knows_how_long_a_batch_takes() -> None:
     one = Simulation(BatchPolicy(1), lambda _: HUNDRED_MS)
+    one.instances[0].seconds_unheard = UNHEARD
     for _ in range(2):
         one.ask()
-    one.clock.advance(HUNDRED_MS - 0.001)
+    one.clock.advance(HUNDRED_MS + UNHEARD / 2)
     assert len(one.batches) == 1
 
 
-def test_what_waits_behind_a_large_batch_is_not_handed_over_as_early_as_behind_a_small_one() -> None:
-    one = Simulation(BatchPolicy(32), lambda rows: 0.002 if rows == 1 else 0.05)
-    one.ask()
-    one.clock.advance(1)
-    for _ in range(96):
-        one.ask()
-    one.clock.advance(0.045)
-    assert len(one.batcher.running()) == 32
-
-
-def test_one_with_a_higher_priority_that_comes_before_runs_next() -> None:
+@pytest.mark.parametrize("remaining", [HUNDRED_MS / 2, AHEAD_SECONDS / 2])
+def test_one_with_a_higher_priority_runs_next_however_late_it_comes(remaining: float) -> None:
     one = one_of(BatchPolicy(1), QueuePolicy(levels=2, default_level=2))
     for _ in range(3):
         one.ask()
-    one.clock.advance(HUNDRED_MS / 2)
+    one.clock.advance(HUNDRED_MS - remaining)
     urgent = one.ask(priority=1)
     one.clock.advance(HUNDRED_MS)
-    assert one.batches[2].pendings == [urgent.pending]
+    assert one.batches[1].pendings == [urgent.pending]
 
 
 def test_a_loop_that_counts_in_milliseconds_is_not_woken_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,12 +128,12 @@ def test_a_loop_that_counts_in_milliseconds_is_not_woken_over_and_over(monkeypat
         return call_later(seconds, *call)
 
     monkeypatch.setattr(one.clock, "call_later", note)
-    one.ask(deadline=one.clock.now() + 0.0015)
     one.ask()
     one.clock.advance(0.002)
-    assert len(one.batcher.running()) == 2
     assert waits
     assert min(waits) >= LEAST_TIMEOUT_SECONDS
+    one.clock.advance(AHEAD_SECONDS)
+    assert len(one.batches) == 2
 
 
 def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:
@@ -115,9 +141,7 @@ def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:
     one.instances[0].seconds_of = lambda _: 60.0
     one.ask()
     behind, patient = one.ask(deadline=one.clock.now() + 0.5), one.ask()
-    one.clock.advance(0.2)
-    assert behind.pending in one.batcher.running()
-    one.clock.advance(0.31)
+    one.clock.advance(0.51)
     assert isinstance(behind.answer, DeadlineExceeded)
     assert one.left == [behind.pending]
     one.clock.advance(200)
@@ -126,40 +150,46 @@ def test_a_deadline_holds_also_behind_a_batch_that_hangs() -> None:
     assert behind.pending not in [pending for batch in one.batches for pending in batch.pendings]
 
 
-def test_each_deadline_of_a_batch_that_waits_holds_and_none_once_it_has_begun() -> None:
+def leave(asked: Any) -> None:
+    asked.pending.cancel()
+
+
+def pass_away(asked: Any) -> None:
+    asked.pending.request.deadline = 0.0
+
+
+@pytest.mark.parametrize(("go", "told"), [(leave, Cancelled), (pass_away, DeadlineExceeded)])
+def test_who_goes_while_its_batch_is_offered_is_told_and_not_computed(
+    go: Callable[[Any], None], told: type[Exception]
+) -> None:
     one = one_of(BatchPolicy(2))
-    one.instances[0].seconds_of = lambda _: 1.0
-    for _ in range(2):
-        one.ask()
-    now = one.clock.now()
-    waiting = [one.ask(deadline=now + seconds) for seconds in (0.3, 0.6)]
-    one.clock.advance(0.2)
-    assert len(one.batcher.running()) == 4
-    one.clock.advance(0.11)
-    assert [len(each.answers) for each in waiting] == [1, 0]
-    one.clock.advance(0.3)
-    assert [type(each.answer) for each in waiting] == [DeadlineExceeded] * 2
-    one.clock.advance(10)
-    first, second = (one.ask(deadline=one.clock.now() + 1.5) for _ in range(2))
-    follower, other = (one.ask(deadline=one.clock.now() + 1.5) for _ in range(2))
-    one.clock.advance(10)
-    assert all(each.is_answered for each in (first, second, follower, other)), (
-        "begun in time, so it is heard to the end"
-    )
-
-
-def test_a_caller_who_leaves_while_its_batch_waits_is_told_and_not_computed() -> None:
-    one = one_of(BatchPolicy(1))
     one.ask()
-    leaver = one.ask()
+    one.clock.run_ready()
+    goer, other = one.ask(), one.ask()
     one.clock.advance(HUNDRED_MS - 0.001)
-    assert leaver.pending in one.batcher.running()
-    leaver.pending.cancel()
-    assert isinstance(leaver.answer, Cancelled)
-    leaver.pending.cancel()
+    go(goer)
     one.clock.advance(1)
-    assert one.left == [leaver.pending]
-    assert leaver.pending not in [pending for batch in one.batches for pending in batch.pendings]
+    assert isinstance(goer.answer, told)
+    assert other.is_answered
+    assert one.left == [goer.pending]
+    assert goer.pending not in [pending for batch in one.batches for pending in batch.pendings]
+
+
+def test_who_leaves_before_the_loop_hears_that_it_runs_is_told_once() -> None:
+    one = one_of(BatchPolicy(2))
+    one.ask()
+    one.clock.run_ready()
+    leaver, other = one.ask(), one.ask()
+    one.clock.advance(HUNDRED_MS + UNHEARD / 2)
+    assert rows_begun(one) == [1, 2]
+    stopped: list[str] = []
+    leaver.pending.on_cancel = lambda: stopped.append("a model that can be told")
+    leaver.pending.cancel()
+    leaver.pending.cancel()
+    assert len(stopped) == 1
+    one.clock.advance(1)
+    assert [type(answer) for _, answer in leaver.answers] == [Cancelled]
+    assert other.is_answered
     late = one.ask()
     one.clock.advance(HUNDRED_MS / 2)
     late.pending.cancel()
@@ -167,21 +197,23 @@ def test_a_caller_who_leaves_while_its_batch_waits_is_told_and_not_computed() ->
     assert late.is_answered, "what runs is not stopped"
 
 
-def test_nothing_waits_behind_one_of_several_instances() -> None:
+def test_what_waits_behind_an_instance_that_hangs_runs_on_another() -> None:
     one = one_of(BatchPolicy(1), instances=2)
-    for _ in range(3):
-        one.ask()
-    one.clock.advance(HUNDRED_MS - 0.001)
-    assert len(one.batcher.running()) == 2
+    working, hanging = one.instances
+    hanging.seconds_of = lambda _: 60.0
+    asked = [one.ask() for _ in range(5)]
+    one.clock.advance(1)
+    assert [each.answers == [] for each in asked] == [True, False, False, False, False]
+    assert working.batches[-1].ended_at == pytest.approx(1 + 4 * HUNDRED_MS)
 
 
-def test_an_instance_that_runs_at_once_is_handed_nothing_before_it_is_free() -> None:
+def test_an_instance_that_runs_at_once_is_offered_nothing() -> None:
     one = one_of(BatchPolicy(1))
     one.instances[0].is_inline = True
     for _ in range(2):
         one.ask()
-    one.clock.advance(HUNDRED_MS - 0.001)
-    assert len(one.batcher.running()) == 1
+    one.clock.advance(HUNDRED_MS + UNHEARD / 2)
+    assert len(one.batches) == 1
 
 
 def test_a_batch_that_everybody_left_says_nothing_about_how_long_one_takes() -> None:
@@ -191,19 +223,30 @@ def test_a_batch_that_everybody_left_says_nothing_about_how_long_one_takes() -> 
     one.clock.advance(HUNDRED_MS - 0.001)
     leaver.pending.cancel()
     one.clock.advance(1)
+    assert len(one.instances[0].batches) == 2, "it had begun, with nobody in it"
     for _ in range(2):
         one.ask()
     one.clock.advance(HUNDRED_MS / 2)
-    assert len(one.batcher.running()) == 1, "too early to hand anything over"
+    assert one.batcher._pool.withdraw()
+    assert not one.batcher._pool._offer.take(), "too early to offer anything"
 
 
-def test_who_needs_resources_to_run_is_handed_nothing_before_it_has_them() -> None:
+def test_who_needs_resources_to_run_begins_nothing_before_it_has_them() -> None:
     clock = FakeClock()
     permits = RateLimiter(clock).join([Needs({Resource("R", 0): 1})])
     one = Simulation(BatchPolicy(1), lambda _: HUNDRED_MS, permits=permits, clock=clock)
+    one.instances[0].seconds_unheard = UNHEARD
     one.ask()
     one.clock.advance(1)
     for _ in range(3):
         one.ask()
-    one.clock.advance(HUNDRED_MS - 0.001)
-    assert len(one.batcher.running()) == 1
+    one.clock.advance(HUNDRED_MS + UNHEARD / 2)
+    assert len(one.batches) == 2
+
+
+def test_nothing_is_offered_where_who_waits_too_long_steps_back() -> None:
+    one = one_of(BatchPolicy(1), QueuePolicy(LevelPolicy(is_delayed=True)))
+    for _ in range(2):
+        one.ask()
+    one.clock.advance(HUNDRED_MS + UNHEARD / 2)
+    assert len(one.batches) == 1

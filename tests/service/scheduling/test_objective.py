@@ -206,26 +206,19 @@ def test_a_request_that_cannot_be_in_time_is_told_when_it_could() -> None:
     assert [each.is_in_time for each in (first, second, fourth)] == [True, True, True]
 
 
-def test_a_long_line_takes_no_more_than_half_of_the_time_to_spare_so_that_nobody_waits_for_a_refusal() -> None:
+def test_a_long_line_takes_a_small_part_of_the_time_to_spare_so_that_nobody_waits_for_a_refusal() -> None:
     one = Simulation(BatchPolicy(1), noisy(flat), objective(0.2), points=points(flat, 1))
     asked = one.run_poisson(200, 20)
     refused = [each for each in asked if not each.is_answered]
     assert len(refused) > 0.4 * len(asked)
     assert sum(each.seconds > 0 for each in refused) <= 0.005 * len(refused)
     assert in_time(asked) >= 0.97 * 100 * 20
-
-
-def test_batches_are_large_where_many_wait_and_small_where_few_do() -> None:
-    one = Simulation(BatchPolicy(16), proportional, objective(1.0), points=points(proportional, 1, 16))
-    for _ in range(36):
-        one.ask()
-    one.clock.advance(1)
-    assert [batch.rows for batch in one.batches] == [16, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert max(each.seconds for each in asked if each.is_answered) < 0.2 / 2
 
 
 def test_who_comes_to_an_idle_model_is_not_told_unread_that_it_is_late() -> None:
     one = Simulation(BatchPolicy(1), flat, objective(0.1), points=points(flat, 1))
-    assert one.batcher.time_to_spare == pytest.approx(0.045)
+    assert one.batcher.time_to_spare == pytest.approx(0.0135)
 
 
 def test_an_idle_model_that_seems_too_slow_finds_out_also_while_others_keep_the_loop_busy() -> None:
