@@ -70,6 +70,9 @@ class Connection(HttpToolsProtocol):
                 cycle.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
+        # A request knows its connection: what is gone should not wait for the collector, which comes seldom.
+        self.cycle = cast(RequestResponseCycle, None)
+        self._running = None
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The peer sends no more; whether the connection stays open for what it asked before."""

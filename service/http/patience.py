@@ -109,6 +109,8 @@ class Patience:
         """The connection is gone."""
         self._is_over = True
         self._timer.cancel()
+        # They know the connection, which knows its patience.
+        del self._is_ours, self._refuse
 
     def _look(self) -> None:
         now = self._loop.time()

@@ -13,8 +13,10 @@ from fastapi import FastAPI
 from enginehouse.errors import Error, NotReady, Overloaded
 from service.http.direct import DirectExchange, DirectInference
 from service.http.listener import HttpListener
+from service.http.protocol import LimitedProtocol
 from service.request import InferRequest, Settle
 from tests.service.http.conftest import House, text_response
+from tests.service.http.test_connection import until
 
 BODY = b'{"inputs": [{"name": "PROMPT", "datatype": "BYTES", "shape": [1], "data": ["x"]}]}'
 
@@ -142,6 +144,28 @@ async def test_an_answered_request_leaves_no_cycle_that_a_collector_must_find(
         gc.enable()
         writer.close()
         await writer.wait_closed()
+
+
+def connections_in_memory() -> int:
+    return sum(isinstance(one, LimitedProtocol) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize("path", [b"/v2/models/talker/infer", b"/v2/models/talker/versions/1/stats", b"/v2/nothing"])
+async def test_a_connection_that_is_gone_leaves_nothing_to_a_collector(house: House, port: int, path: bytes) -> None:
+    house.serve(echo)
+    gc.collect()
+    gc.disable()
+    of_others = connections_in_memory()
+    try:
+        for sent in (post(), post()[:-5], post() + post(), b""):
+            connection = await asyncio.to_thread(socket.create_connection, ("127.0.0.1", port))
+            await asyncio.to_thread(connection.sendall, sent.replace(b"/v2/models/talker/infer", path))
+            if sent == post():
+                assert (await asyncio.to_thread(connection.recv, 1)) == b"H"
+            connection.close()
+        await until(lambda: connections_in_memory() <= of_others)
+    finally:
+        gc.enable()
 
 
 async def test_a_caller_who_reads_nothing_is_asked_to_wait(house: House, port: int) -> None:
