@@ -9,13 +9,15 @@ The capacity is measured in the same run, by a closed loop at its best concurren
 then Poisson arrivals at 0.8 and at 2 times of it. As the pace of a machine that others use drifts, the capacity is
 measured again behind each load, and the load is compared with the mean of before and behind. With `--plain` the server
 has an unbounded queue and no deadline, as servers come: the collapse that `slo_ms` avoids. Server and load share the
-machine.
+machine, of which the load keeps to one core.
 """
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def _measure(label: str, folder: Path, arguments: argparse.Namespace, table: Tab
     name = engine.inputs[0].name
     request = http_request(subject.name, name, subject.rows)
     publish(subject, repository, is_plain=arguments.plain)
-    with running_server(repository) as server:
+    with running_server(repository) as server, _on_one_core():
         concurrency, before = _best_concurrency(server, subject, name)
         # So that the first load finds the server as the second does: with memory for as many connections.
         open_load(server.http_port, request, 2 * before, _WARM_UP_SECONDS, seed=1)
@@ -107,6 +109,17 @@ def _measure(label: str, folder: Path, arguments: argparse.Namespace, table: Tab
             line = Line(factor, (before + behind) / 2, outcome, memory, memory_after)
             table.add_row(label, "plain" if arguments.plain else "slo", *_cells(line, batch_ms))
             before = behind
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Keep the load, which is this process, from following the server from core to core."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _cells(line: Line, batch_ms: float) -> list[str]:
