@@ -52,8 +52,8 @@ from service.tracing.trace_settings import settings_from_flags
 
 _log = logging.getLogger(__name__)
 
-# New objects, less those that went, before the collector looks for cycles. A request leaves none, but with fewer it
-# walked those in flight again and again, and with them a thousand connections: up to 70 ms each time.
+# New objects, less those that went, before the collector looks for cycles. What is answered leaves none of ours, and
+# with fewer it walked those in flight again and again, and with them a thousand connections: up to 70 ms each time.
 _YOUNG_OBJECTS = 10_000
 
 

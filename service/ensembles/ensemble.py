@@ -162,6 +162,8 @@ class EnsembleModel:
 
     def _on_gone(self, pending: "_Pending") -> None:
         self._running.discard(pending)
+        # Each knows the other, and the run all its tensors.
+        pending.run = None
         self._clock.call_soon(self._begin_next)
 
     def _begin_next(self) -> None:

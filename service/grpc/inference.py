@@ -12,10 +12,10 @@ from enginehouse.proto.grpc_service_pb2 import ModelInferRequest
 from service.codecs import proto_codec
 from service.codecs.proto_codec import ReplyForm
 from service.grpc.options import GrpcOptions
+from service.grpc.refusal import refuse
 from service.request import InferRequest, InferResponse
 from service.reserved_parameters import RESERVED_PARAMETERS
 from service.server import InferenceServer
-from service.status import status_of
 
 
 def parse(data: bytes, message_type: type[Message]) -> Any:
@@ -64,8 +64,7 @@ class ModelInfer:
         try:
             return await self._infer(data, context)
         except Error as problem:
-            await context.abort(status_of(problem).grpc, str(problem))
-            raise AssertionError("abort always raises") from problem
+            return refuse(context, problem)
 
     async def _infer(self, data: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """Wait for the one answer; a call that is cancelled takes its request out of the queue."""

@@ -11,10 +11,10 @@ from enginehouse.proto import grpc_service_pb2 as pb
 from service.grpc.controls import ControlRpcs
 from service.grpc.inference import ModelInfer, parse
 from service.grpc.options import GrpcOptions
+from service.grpc.refusal import refuse
 from service.grpc.stream import ModelStreamInfer
 from service.loading.load_order import load_parameters_from_message, unload_dependents_from_message
 from service.server import InferenceServer
-from service.status import status_of
 
 SERVICE_NAME = "inference.GRPCInferenceService"
 
@@ -89,8 +89,7 @@ def _method(handler: Handler, request_type: type[Message]) -> grpc.RpcMethodHand
         try:
             answer = await handler(parse(data, request_type))
         except Error as problem:
-            await context.abort(status_of(problem).grpc, str(problem))
-            raise AssertionError("abort always raises") from problem
+            return refuse(context, problem)
         return answer.SerializeToString()
 
     return grpc.unary_unary_rpc_method_handler(call)

@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
         # A request knows its connection: what is gone should not wait for the collector, which comes seldom.
-        self.cycle = cast(RequestResponseCycle, None)
+        self.cycle = None  # type: ignore[assignment]
         self._running = None
 
     def eof_received(self) -> bool:  # type: ignore[override]

@@ -87,9 +87,7 @@ class Batcher:
         if self._objective is not None:
             self._objective.check(pending, self._queue)
         self._queue.admit(pending)
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._clock.call_soon(self._flush)
+        self._flush_soon()
 
     def when_quiet(self, callback: Callable[[], None]) -> None:
         """Call back once, as soon as nobody waits and nothing runs."""
@@ -138,6 +136,13 @@ class Batcher:
     def _on_leave(self, pending: Pending, reason: Error) -> None:
         self._hooks.on_leave(pending, reason)
         self._clock.call_soon(self._tell_if_quiet)
+        # Others may take its place in the batch that is offered.
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._clock.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_flush_due = False

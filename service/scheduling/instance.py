@@ -51,7 +51,7 @@ class Batch:
 
 
 class Offered(Protocol):
-    """Where an instance that is free may find a batch."""
+    """Where an instance that is free may find a batch, as in an `Offer`."""
 
     def take(self) -> Batch | None: ...
 
@@ -64,7 +64,7 @@ class Instance:
         on_done: called on the thread that owns the queue, once per batch.
 
     Attributes:
-        is_inline: whether it ran its latest batch at once, and not on its thread.
+        is_inline: whether it ran the batch that it was given last at once, and not on its thread.
     """
 
     def __init__(
@@ -162,5 +162,6 @@ class Instance:
 
 def _our_error(problem: BaseException) -> Error:
     if isinstance(problem, Error):
-        return problem
+        # Its frames know the batch, which will know it.
+        return problem.with_traceback(None)
     return EngineFailed(f"the engine failed: {''.join(format_exception_only(problem)).strip()}")

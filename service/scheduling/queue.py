@@ -22,6 +22,9 @@ LEAST_TIMEOUT_SECONDS = 0.001
 
 def deliver(settle: Settle, answer: InferResponse | Error, model: str) -> None:
     """Answer a caller; one that fails never hurts the others."""
+    if isinstance(answer, Error):
+        # Its frames lead to the caller, and so back to it: only the collector would free what the request brought.
+        answer.__traceback__ = None
     try:
         settle(answer)
     except Exception:
@@ -108,6 +111,7 @@ class Pending:
     def settle(self, answer: InferResponse | Error) -> None:
         """Answer the caller, the first time it is called."""
         settle, self._settle = self._settle, None
+        self.on_cancel = self.on_pace = None
         if settle is not None:
             deliver(settle, answer, self.request.model_name)
 

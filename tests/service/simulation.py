@@ -180,7 +180,7 @@ class Simulation:
 
     @property
     def batches(self) -> list[Batch]:
-        """What ran or waits to run, but for those whose requests all left before."""
+        """What ran, but for what had begun with nobody in it."""
         return [batch for instance in self.instances for batch in instance.batches if batch.pendings]
 
     def _settle(self, batch: Batch) -> None:

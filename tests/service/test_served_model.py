@@ -29,17 +29,21 @@ EXPIRING = PATIENT % "default_queue_policy { default_timeout_microseconds: 50000
 
 
 @pytest.mark.parametrize("is_inline", [True, False])
-def test_an_answered_request_leaves_no_cycle_that_a_collector_must_find(bench: MakeBench, is_inline: bool) -> None:
+@pytest.mark.parametrize("outcome", [InferResponse, EngineFailed, DeadlineExceeded])
+def test_an_answered_request_leaves_no_cycle_that_a_collector_must_find(
+    bench: MakeBench, outcome: type[object], is_inline: bool
+) -> None:
     one: Bench = bench("max_batch_size: 4 dynamic_batching { } " + SLO, is_inline=is_inline)
-    one.ask("first", make_request(timeout_seconds=1.0))
     gc.collect()
     gc.disable()
     try:
         for number in range(50):
-            one.ask(str(number), make_request(timeout_seconds=1.0))
-            one.clock.run_ready()
-        while not all(one.answers.of[str(number)] for number in range(50)):
-            one.clock.run_ready()
+            if outcome is EngineFailed:
+                one.engines[0].failures.append(EngineFailed("planted"))
+            one.ask(str(number), make_request(deadline=-1.0 if outcome is DeadlineExceeded else 1.0))
+            while not one.answers.of[str(number)]:
+                one.clock.run_ready()
+        assert all(isinstance(answer, outcome) for (answer,) in one.answers.of.values())
         one.answers.of.clear()
         assert gc.collect() < 50
     finally:

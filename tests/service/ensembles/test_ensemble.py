@@ -313,3 +313,16 @@ def test_abandoned_requests_are_told() -> None:
     assert isinstance(bench.error("first"), NotReady)
     assert isinstance(bench.error("second"), NotReady)
     assert bench.is_empty()
+
+
+def test_a_request_that_is_through_lets_go_of_its_run_and_the_tensors_of_it() -> None:
+    bench = chain()
+    visit = bench.ask()
+    for step in "ab":
+        assert visit.run is not None  # type: ignore[union-attr]
+        bench.steps.call(step).answer(y=[1])
+    assert bench.outputs() == {"out": [1]}
+    assert visit.run is None  # type: ignore[union-attr]
+    assert visit is not None
+    visit.cancel()
+    assert bench.is_empty()

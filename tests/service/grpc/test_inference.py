@@ -1,12 +1,15 @@
 """What a call says besides its message: deadline, cancel, headers, compression, parameters of the answer."""
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import pytest
+from tritonclient.utils import InferenceServerException
 
+from enginehouse.errors import NotFound
 from enginehouse.proto.grpc_service_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 from service.codecs.forwarding import HeaderPattern
 from service.grpc.options import COMPRESSION_LEVELS
@@ -144,3 +147,18 @@ async def test_compressed_requests_are_read_and_held_to_the_limit(serve: Serve, 
             await channel.unary_unary(PATH)(bomb, compression=compression)
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len(served.plain.asked) == 1
+
+
+async def test_a_refused_call_keeps_nothing_of_its_request_until_a_collector_comes(serve: Serve) -> None:
+    served = await serve()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+                await served.client.infer("nothing", inputs())
+            with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+                await served.client.get_model_metadata("nothing")
+        assert not [one for one in gc.get_objects() if isinstance(one, NotFound)]
+    finally:
+        gc.enable()

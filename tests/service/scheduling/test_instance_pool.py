@@ -175,6 +175,18 @@ def test_who_goes_while_its_batch_is_offered_is_told_and_not_computed(
     assert goer.pending not in [pending for batch in one.batches for pending in batch.pendings]
 
 
+def test_those_behind_take_the_places_of_who_left_an_offered_batch() -> None:
+    one = one_of(BatchPolicy(2))
+    one.ask()
+    one.clock.run_ready()
+    asked = [one.ask() for _ in range(4)]
+    one.clock.advance(HUNDRED_MS - 0.001)
+    for leaver in asked[:2]:
+        leaver.pending.cancel()
+    one.clock.advance(0.0015)
+    assert one.batches[-1].pendings == [each.pending for each in asked[2:]]
+
+
 def test_who_leaves_before_the_loop_hears_that_it_runs_is_told_once() -> None:
     one = one_of(BatchPolicy(2))
     one.ask()
@@ -219,11 +231,11 @@ def test_an_instance_that_runs_at_once_is_offered_nothing() -> None:
 def test_a_batch_that_everybody_left_says_nothing_about_how_long_one_takes() -> None:
     one = one_of(BatchPolicy(1))
     one.ask()
-    leaver = one.ask()
+    late = one.ask()
     one.clock.advance(HUNDRED_MS - 0.001)
-    leaver.pending.cancel()
+    pass_away(late)
     one.clock.advance(1)
-    assert len(one.instances[0].batches) == 2, "it had begun, with nobody in it"
+    assert len(one.instances[0].batches) == 2, "one had begun with nobody in it"
     for _ in range(2):
         one.ask()
     one.clock.advance(HUNDRED_MS / 2)

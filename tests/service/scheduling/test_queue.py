@@ -1,6 +1,7 @@
 """The bounded line: first come, first served, and nobody leaves it without a word."""
 
 import logging
+from functools import partial
 
 import pytest
 
@@ -230,3 +231,11 @@ def test_the_earliest_deadline_of_a_level_is_served_first_where_that_is_asked_fo
     assert line.queue.behind(3, due=3) == []
     assert line.queue.cancel(late)
     assert line.queue.rows_before(3, due=0) == 12
+
+
+def test_who_is_settled_no_longer_knows_whom_to_tell() -> None:
+    pending = Pending(make_request(), lambda _: None, 1, None)
+    pending.on_cancel = partial(print, pending)
+    pending.on_pace = partial(print, pending)
+    pending.settle(Cancelled("gone"))
+    assert (pending.on_cancel, pending.on_pace) == (None, None)
