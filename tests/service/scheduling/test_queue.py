@@ -1,6 +1,7 @@
 """The bounded line: first come, first served, and nobody leaves it without a word."""
 
 import logging
+import weakref
 from functools import partial
 
 import pytest
@@ -234,8 +235,12 @@ def test_the_earliest_deadline_of_a_level_is_served_first_where_that_is_asked_fo
 
 
 def test_who_is_settled_no_longer_knows_whom_to_tell() -> None:
+    told: list[str] = []
     pending = Pending(make_request(), lambda _: None, 1, None)
-    pending.on_cancel = partial(print, pending)
-    pending.on_pace = partial(print, pending)
+    pending.on_cancel = partial(told.append, "cancel")
+    pending.on_pace = partial(told.append, "pace")
+    held = [weakref.ref(pending.on_cancel), weakref.ref(pending.on_pace)]
     pending.settle(Cancelled("gone"))
-    assert (pending.on_cancel, pending.on_pace) == (None, None)
+    assert [each() for each in held] == [None, None]
+    pending.cancel()
+    assert told == []
