@@ -7,7 +7,7 @@ from service.status import status_of
 
 
 def refuse(context: grpc.aio.ServicerContext, problem: Error) -> bytes:
-    """Give a unary call the status of a problem; what is returned is to be returned, and is not sent.
+    """Give a unary call the status of a problem. Its handler returns what this returns, which is not sent.
 
     `abort` would do it by an exception, which gRPC keeps with all that the call brought, until the collector comes.
     """

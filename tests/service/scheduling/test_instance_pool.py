@@ -67,6 +67,15 @@ def test_who_comes_shortly_before_the_end_is_in_the_batch_that_begins_then() -> 
     assert all(each.is_answered for each in one.asked)
 
 
+def test_a_batch_that_was_heard_does_not_hold_those_that_came_after_it() -> None:
+    one = one_of(BatchPolicy(1))
+    for _ in range(5):
+        one.ask()
+    one.clock.advance(1)
+    assert rows_begun(one) == [1] * 5
+    assert [batch.followed_by for batch in one.batches] == [None] * 5
+
+
 def test_what_comes_while_a_batch_begins_unheard_waits_for_the_next_one() -> None:
     one = one_of(BatchPolicy(4))
     one.ask()
