@@ -27,8 +27,6 @@ PROBE_AFTER_SECONDS = 0.25
 # Of the time that a request can spare, the work before it may take so much. The rest is for what nobody foresees: who
 # is let in and refused at its deadline waited for nothing, and a longer line answers nobody sooner.
 SPARE_SHARE = 0.15
-# Batches in line for each instance that are never too many: one to follow the one that runs, and one to follow that.
-_KEPT_BATCHES = 2
 
 _RATE_WINDOW_SECONDS = 0.02
 _RATE_MEMORY_SECONDS = 0.05
@@ -198,7 +196,8 @@ class Objective:
         return now - self._measured_at >= PROBE_AFTER_SECONDS
 
     def _is_kept(self, waiting: int) -> bool:
-        return waiting < _KEPT_BATCHES * self._batch_rows * self._instances
+        """Whether no more wait than the next batch of each instance holds, which is never too many."""
+        return waiting <= self._batch_rows * self._instances
 
     def _lateness_behind(self, pending: Pending, queue: RequestQueue, before: int, outlook: Outlook) -> float:
         """By how much the worst of those whom it overtakes would be late because of it; 0 if none would be."""

@@ -90,6 +90,28 @@ def test_a_machine_that_changed_is_believed_within_a_window(factor: float) -> No
     assert curve.seconds(8) == pytest.approx(0.010 * factor)
 
 
+def test_a_slow_spell_does_not_make_sizes_look_fast_that_did_not_run_in_it() -> None:
+    curve = LatencyCurve(16)
+    for _ in range(40):
+        curve.observe(8, 0.0055)
+        curve.observe(16, 0.010)
+    for _ in range(64):
+        curve.observe(16, 0.0125)
+        assert curve.typical(16) / curve.typical(8) == pytest.approx(10 / 5.5)
+    assert [curve.typical(8), curve.typical(16)] == pytest.approx([0.006875, 0.0125])
+
+
+def test_a_size_that_alone_became_slower_is_told_from_a_slower_machine() -> None:
+    curve = LatencyCurve(16)
+    for _ in range(40):
+        curve.observe(8, 0.0055)
+        curve.observe(16, 0.010)
+    for _ in range(40):
+        curve.observe(8, 0.0055)
+        curve.observe(16, 0.020)
+    assert [curve.typical(8), curve.typical(16)] == pytest.approx([0.0055, 0.020])
+
+
 def test_nine_of_ten_runs_are_within_what_is_foretold() -> None:
     rng = random.Random(0)
     curve = LatencyCurve(16)
