@@ -19,6 +19,7 @@ from service.codecs.json_codec import OutputForm
 from service.codecs.timing import server_timing
 from service.http.incoming import HEADER_LENGTH, TIMEOUT, deadline, header_length
 from service.http.inference_body import body_from_response, refuse_decoupled, request_from_body
+from service.http.known_heads import Asked, KnownHeads
 from service.http.render import retry_after
 from service.request import Admitted, InferResponse
 from service.server import InferenceServer
@@ -61,26 +62,22 @@ class DirectInference:
     Args:
         server: what answers.
         max_body_bytes: a longer body goes the other way, which refuses it.
+
+    Attributes:
+        heads: of requests that it recognized.
     """
 
     def __init__(self, server: InferenceServer, max_body_bytes: int) -> None:
+        self.heads = KnownHeads()
         self._server = server
         self._max_body_bytes = max_body_bytes
 
-    def exchange(
-        self,
-        path: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        connection: Connection,
-        default_headers: Sequence[tuple[bytes, bytes]],
-    ) -> "DirectExchange | None":
-        """What stands for a posted request until it is answered; None for one that takes the application's route.
+    def asked(self, path: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Asked | None:
+        """What a posted request asks; None for one that takes the application's route.
 
         Args:
             path: as it was sent, without its query.
             headers: with names in lower case.
-            connection: where the answer goes.
-            default_headers: of every answer.
         """
         found = _PATH.fullmatch(path)
         if found is None:
@@ -99,8 +96,18 @@ class DirectInference:
         if "/" in model:
             return None
         version = (found[2] or b"").decode("ascii")
-        asked = (_text(fields, HEADER_LENGTH), _text(fields, TIMEOUT))
-        return DirectExchange(self._server, model, version, asked, connection, default_headers)
+        return Asked(model, version, _text(fields, HEADER_LENGTH), _text(fields, TIMEOUT), int(length))
+
+    def exchange(
+        self, asked: Asked, connection: Connection, default_headers: Sequence[tuple[bytes, bytes]]
+    ) -> "DirectExchange":
+        """What stands for a request until it is answered.
+
+        Args:
+            connection: where the answer goes.
+            default_headers: of every answer.
+        """
+        return DirectExchange(self._server, asked, connection, default_headers)
 
 
 class DirectExchange:
@@ -118,9 +125,7 @@ class DirectExchange:
     def __init__(
         self,
         server: InferenceServer,
-        model: str,
-        version: str,
-        asked: tuple[str | None, str | None],
+        asked: Asked,
         connection: Connection,
         default_headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
@@ -131,8 +136,6 @@ class DirectExchange:
         self.keep_alive = True
         self.came_at: float | None = None
         self._server = server
-        self._model = model
-        self._version = version
         self._asked = asked
         self._connection = connection
         self._default_headers = default_headers
@@ -171,18 +174,18 @@ class DirectExchange:
             self._complete()
 
     def _begin(self) -> None:
-        server = self._server
+        server, asked = self._server, self._asked
         begun_at = server.clock.now()
         received_at = begun_at if self.came_at is None else self.came_at
         try:
-            length = header_length(self._asked[0])
+            length = header_length(asked.header_length)
             body = memoryview(self.body).toreadonly()
             # The connection keeps its last exchange, which must not keep a body that nobody needs any more.
             self.body = bytearray()
-            request, self._form = request_from_body(server, body, length, self._model, self._version)
+            request, self._form = request_from_body(server, body, length, asked.model, asked.version)
             request.received_at, request.unread_seconds = received_at, begun_at - received_at
-            request.deadline = deadline(self._asked[1], received_at)
-            refuse_decoupled(server, self._model, self._version)
+            request.deadline = deadline(asked.timeout, received_at)
+            refuse_decoupled(server, asked.model, asked.version)
             request.decoded_at = server.clock.now()
         except Error as problem:
             self._write_error(problem)
@@ -221,13 +224,13 @@ class DirectExchange:
 
     def _write_error(self, problem: Error) -> None:
         if isinstance(problem, Overloaded):
-            self._connection.note_refusal(self._model, self._version)
+            self._connection.note_refusal(self._asked.model, self._asked.version)
         status = HTTPStatus(status_of(problem).http)
         more = [(name.lower().encode(), text.encode()) for name, text in retry_after(problem).items()]
         self._write(status, _JSON, more, [orjson.dumps({"error": str(problem)})])
 
     def _write_unexpected(self, problem: Exception) -> None:
-        _log.error("a request to model '%s' could not be answered", self._model, exc_info=problem)
+        _log.error("a request to model '%s' could not be answered", self._asked.model, exc_info=problem)
         text = f"internal error: {type(problem).__name__}: {problem}"
         self._write(HTTPStatus.INTERNAL_SERVER_ERROR, _JSON, [], [orjson.dumps({"error": text})])
 

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.http.departures import Departures
 from service.http.direct import DirectExchange, DirectInference
 from service.http.incoming import HEADER_NAMES
+from service.http.known_heads import Asked
 from service.http.load_shedding import LoadShedder
 from service.http.patience import Stage
 from service.http.pieces import FIRST_PIECE_BYTES
@@ -38,6 +39,7 @@ class LimitedProtocol(SheddingConnection):
     _is_in_head = True
     _is_body_behind_upgrade = False
     _is_replayed = False
+    _asked: Asked | None = None
 
     direct: ClassVar[DirectInference | None] = None
     """What answers inference without the application; `limited_protocol` sets it."""
@@ -53,6 +55,34 @@ class LimitedProtocol(SheddingConnection):
         patience = self._patience
         patience.heard_at = self.loop.time()
         patience.came_bytes += len(data)
+        if self.direct is None or not self._is_between_requests():
+            self._take_unknown(data)
+        elif (known := self.direct.heads.find(data)) is not None:
+            self._take_known(self.direct, *known)
+        else:
+            self._asked, begun = None, self._begun
+            self._take_unknown(data)
+            if self._asked is not None and self._begun == begun + 1:
+                self.direct.heads.remember(data, self._asked)
+
+    def _is_between_requests(self) -> bool:
+        """Whether all that came before is read and answered, so that the parser expects a head."""
+        return self._patience.stage is Stage.NEXT_REQUEST and not self._pieces and not self._is_at_work()
+
+    def _take_known(self, direct: DirectInference, asked: Asked, body: memoryview) -> None:
+        """Begin a request whose head the parser need not read again."""
+        self._begun += 1
+        self._patience.enter(Stage.NEXT_REQUEST)
+        exchange = direct.exchange(asked, self, self.server_state.default_headers)
+        exchange.body += body
+        exchange.more_body = False
+        exchange.came_at = self._came_at
+        exchange.keep_alive = not self._is_leaving
+        self._put_in_line(exchange)
+        if self.flow.read_paused:
+            self._watch_departure()
+
+    def _take_unknown(self, data: bytes) -> None:
         if self._pieces or len(data) > FIRST_PIECE_BYTES:
             self._pieces.add(data)
             self._take_pieces()
@@ -173,11 +203,13 @@ class LimitedProtocol(SheddingConnection):
     def _exchange(self) -> DirectExchange | None:
         if self.direct is None or self.parser.get_method() != b"POST":
             return None
-        path = parse_url(self.url).path
-        exchange = self.direct.exchange(path, self.headers, self, self.server_state.default_headers)
-        if exchange is not None:
-            exchange.came_at = self._came_at
-            exchange.keep_alive = self._version != "1.0" and self.parser.should_keep_alive()
+        asked = self.direct.asked(parse_url(self.url).path, self.headers)
+        if asked is None:
+            return None
+        exchange = self.direct.exchange(asked, self, self.server_state.default_headers)
+        exchange.came_at = self._came_at
+        exchange.keep_alive = self._version != "1.0" and self.parser.should_keep_alive()
+        self._asked = asked if exchange.keep_alive else None
         return exchange
 
     def _put_in_line(self, exchange: DirectExchange) -> None:

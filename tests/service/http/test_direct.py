@@ -51,8 +51,10 @@ async def answers(port: int, sent: bytes) -> bytes:
 def taken(house: House, connection: "FakeConnection") -> DirectExchange:
     """An exchange whose whole request came."""
     fields = [(b"content-length", b"%d" % len(BODY))]
-    exchange = DirectInference(house.server, 1000).exchange(b"/v2/models/talker/infer", fields, connection, [])
-    assert exchange is not None
+    direct = DirectInference(house.server, 1000)
+    asked = direct.asked(b"/v2/models/talker/infer", fields)
+    assert asked is not None
+    exchange = direct.exchange(asked, connection, [])
     exchange.body += BODY
     exchange.more_body = False
     exchange.come_first()
