@@ -48,7 +48,7 @@ class KnownHeads:
     def remember(self, data: bytes, asked: Asked) -> None:
         """These bytes were one whole request, as a parser read it."""
         end = data.find(_END, 0, MOST_HEAD_BYTES) + len(_END)
-        # With other ends of lines, which parsers allow, what was found may be in the body.
+        # With other ends of lines, which a parser may allow, what was found may be in the body.
         if end >= len(_END) and len(data) == end + asked.body_bytes:
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()

@@ -60,6 +60,7 @@ class Batcher:
         self._finished: set[int] = set()
         self._is_flush_due = False
         self._timer: Timer | None = None
+        self._is_offer_to_come = False
         self._on_quiet: Callable[[], None] | None = None
 
     @property
@@ -87,7 +88,8 @@ class Batcher:
         if self._objective is not None:
             self._objective.check(pending, self._queue)
         self._queue.admit(pending)
-        self._flush_soon()
+        if not self._is_for_later(pending):
+            self._flush_soon()
 
     def when_quiet(self, callback: Callable[[], None]) -> None:
         """Call back once, as soon as nobody waits and nothing runs."""
@@ -153,6 +155,7 @@ class Batcher:
         self._timer = self._clock.call_later(choice.seconds, self._flush)
 
     def _stop_waiting(self) -> None:
+        self._is_offer_to_come = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -187,10 +190,22 @@ class Batcher:
         patience = end - AHEAD_SECONDS - self._clock.now()
         if patience > 0:
             self._wait(Wait(max(patience, LEAST_TIMEOUT_SECONDS)))
+            self._is_offer_to_come = True
             return
         choice = self._choose(max(end, self._clock.now()))
         if isinstance(choice, Run):
             self._pool.offer(self._batch_of(self._queue.head(choice.count)))
+
+    def _is_for_later(self, pending: Pending) -> bool:
+        """Whether it changes nothing that one more waits: what is next is not chosen yet, or is full without it."""
+        if self._is_offer_to_come:
+            return not self._pool.has_idle
+        offered = self._pool.offered
+        full_rows = self._policy.full_rows if self._objective is None else self._objective.batch_rows
+        if offered is None or offered.rows < full_rows:
+            return False
+        # An instance that begins it leaves out who left, at any moment, and perhaps everybody.
+        return all((last.level, last.due) <= (pending.level, pending.due) for last in offered.pendings[-1:])
 
     def _may_offer(self) -> bool:
         """Whether the next batch is to begin whenever an instance is free."""

@@ -13,6 +13,9 @@ class InstancePool:
 
     Args:
         occupancy: learns here what each instance has.
+
+    Attributes:
+        offered: to the instance that is free first, which may have begun it; None for nothing.
     """
 
     def __init__(self, occupancy: Occupancy) -> None:
@@ -20,7 +23,7 @@ class InstancePool:
         self._idle: deque[Instance] = deque()
         self._busy: set[Instance] = set()
         self._offer = Offer()
-        self._has_offered = False
+        self.offered: Batch | None = None
 
     @property
     def has_idle(self) -> bool:
@@ -54,14 +57,14 @@ class InstancePool:
 
     def offer(self, batch: Batch) -> None:
         """Let the first instance that is free begin a batch; nothing else is offered."""
-        self._has_offered = True
+        self.offered = batch
         self._offer.make(batch)
 
     def withdraw(self) -> bool:
         """Take back what is offered, if anything is; False if an instance has begun it, which `take_back` tells."""
-        if self._has_offered and self._offer.take() is None:
+        if self.offered is not None and self._offer.take() is None:
             return False
-        self._has_offered = False
+        self.offered = None
         return True
 
     def take_back(self, instance: Instance, batch: Batch) -> float:
@@ -75,6 +78,6 @@ class InstancePool:
             self._busy.remove(instance)
             self._idle.append(instance)
         else:
-            self._has_offered = False
+            self.offered = None
             self._occupancy.started(instance, batch.followed_by)
         return seconds

@@ -96,6 +96,7 @@ class Objective:
 
     Attributes:
         occupancy: what each instance has to do, as whoever hands out batches tells it.
+        batch_rows: how large batches are when many wait.
     """
 
     def __init__(self, slo_seconds: float, curve: LatencyCurve, policy: BatchPolicy, clock: Clock) -> None:
@@ -109,7 +110,7 @@ class Objective:
         self._reserve_seconds = 0.0
         self._instances = 0
         self._measured_at = -PROBE_AFTER_SECONDS
-        self._batch_rows = policy.full_rows
+        self.batch_rows = policy.full_rows
 
     def add_instances(self, count: int) -> None:
         self._instances += count
@@ -165,7 +166,7 @@ class Objective:
 
     def plan(self, queue: RequestQueue, start_at: float) -> Plan:
         """Choose what an instance runs that is free then; someone is waiting."""
-        return plan_batch(queue, self._policy, self._outlook(start_at), self._curve, self._batch_rows)
+        return plan_batch(queue, self._policy, self._outlook(start_at), self._curve, self.batch_rows)
 
     def ended(self, batch: Batch, seconds: float) -> None:
         """Learn from the whole time that an instance was taken, not only from the engine's."""
@@ -197,7 +198,7 @@ class Objective:
 
     def _is_kept(self, waiting: int) -> bool:
         """Whether no more wait than the next batch of each instance holds, which is never too many."""
-        return waiting <= self._batch_rows * self._instances
+        return waiting <= self.batch_rows * self._instances
 
     def _lateness_behind(self, pending: Pending, queue: RequestQueue, before: int, outlook: Outlook) -> float:
         """By how much the worst of those whom it overtakes would be late because of it; 0 if none would be."""
@@ -216,13 +217,13 @@ class Objective:
         return Outlook(
             at,
             [at] * idle + busy if idle else busy,
-            self._batch_rows,
+            self.batch_rows,
             self._arrivals.rows_per_second,
             self._reserve_seconds,
         )
 
     def _plan_size(self) -> None:
         if self._policy.is_dynamic:
-            self._batch_rows = best_batch_rows(
+            self.batch_rows = best_batch_rows(
                 self._curve, self._slo_seconds, self._reserve_seconds, self._instances, self._arrivals.rows_per_second
             )

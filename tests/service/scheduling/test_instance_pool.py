@@ -8,12 +8,12 @@ import pytest
 from enginehouse.errors import Cancelled, DeadlineExceeded
 from service.clock import FakeClock
 from service.scheduling.batch import BatchPolicy
-from service.scheduling.batcher import AHEAD_SECONDS
+from service.scheduling.batcher import AHEAD_SECONDS, Batcher
 from service.scheduling.latency_curve import MeasuredPoint
 from service.scheduling.queue import LEAST_TIMEOUT_SECONDS
 from service.scheduling.queue_policy import LevelPolicy, QueuePolicy
 from service.scheduling.rate_limiter import Needs, RateLimiter, Resource
-from tests.service.simulation import Simulation
+from tests.service.simulation import Asked, Simulation
 
 HUNDRED_MS = 0.1
 UNHEARD = 0.002
@@ -123,6 +123,39 @@ def test_one_with_a_higher_priority_runs_next_however_late_it_comes(remaining: f
     urgent = one.ask(priority=1)
     one.clock.advance(HUNDRED_MS)
     assert one.batches[1].pendings == [urgent.pending]
+
+
+@pytest.mark.parametrize("slo_seconds", [0, 10])
+def test_a_crowd_that_changes_nothing_costs_no_choice(slo_seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds))
+    choices: list[None] = []
+    look = Batcher._start_batches
+    monkeypatch.setattr(Batcher, "_start_batches", lambda batcher: (choices.append(None), look(batcher)))
+
+    def come(count: int) -> list[Asked]:
+        asked = []
+        for _ in range(count):
+            asked.append(one.ask())
+            one.clock.run_ready()
+        return asked
+
+    one.ask(rows=4)
+    one.clock.run_ready()
+    choices.clear()
+    one.clock.advance(HUNDRED_MS / 2)
+    soon = come(10)
+    assert len(choices) == 1, "the next offer is not due before long"
+    one.clock.advance(HUNDRED_MS / 2 - 0.001)
+    choices.clear()
+    late = come(10)
+    assert not choices, "what is offered is full"
+    one.batcher._queue.cancel(soon[0].pending)
+    one.clock.run_ready()
+    assert len(choices) == 1, "somebody may take the place of one who left"
+    one.clock.advance(UNHEARD)
+    assert [each.pending for each in soon[1:5]] == one.batches[1].pendings
+    one.clock.advance(10)
+    assert all(each.is_answered for each in [*soon[1:], *late])
 
 
 def test_a_loop_that_counts_in_milliseconds_is_not_woken_over_and_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,14 @@ def test_a_long_line_takes_a_small_part_of_the_time_to_spare_so_that_nobody_wait
     assert max(each.seconds for each in asked if each.is_answered) < 0.2 / 2
 
 
+def test_under_overload_no_more_wait_than_fill_the_next_batch() -> None:
+    one = Simulation(BatchPolicy(16), flat, objective(0.05), points=points(flat, 1, 16))
+    asked = one.run_poisson(3200, 3)
+    answered = sorted(each.seconds for each in asked if each.is_answered)
+    assert in_time(asked) >= 0.99 * 1600 * 3
+    assert answered[len(answered) // 2] <= 0.020
+
+
 def test_who_comes_to_an_idle_model_is_not_told_unread_that_it_is_late() -> None:
     one = Simulation(BatchPolicy(1), flat, objective(0.1), points=points(flat, 1))
     assert one.batcher.time_to_spare == pytest.approx(0.0135)
