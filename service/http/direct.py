@@ -104,6 +104,7 @@ class DirectInference:
         """What stands for a request until it is answered.
 
         Args:
+            asked: what its head says.
             connection: where the answer goes.
             default_headers: of every answer.
         """

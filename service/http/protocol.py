@@ -60,9 +60,9 @@ class LimitedProtocol(SheddingConnection):
         elif (known := self.direct.heads.find(data)) is not None:
             self._take_known(self.direct, *known)
         else:
-            self._asked, begun = None, self._begun
+            begun = self._begun
             self._take_unknown(data)
-            if self._asked is not None and self._begun == begun + 1:
+            if self._begun == begun + 1 and self._asked is not None:
                 self.direct.heads.remember(data, self._asked)
 
     def _is_between_requests(self) -> bool:
@@ -121,6 +121,7 @@ class LimitedProtocol(SheddingConnection):
         if self._is_replayed:
             return
         self._names: list[bytes] = []
+        self._asked = None
         self._begun += 1
         self._is_in_head = True
         self._header_bytes = 0

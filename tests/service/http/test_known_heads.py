@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -60,12 +61,12 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return heads
 
 
-async def texts(listener: HttpListener, *pieces: bytes, wait: Callable[[], Any] = lambda: asyncio.sleep(0.01)) -> Any:
+async def texts(listener: HttpListener, *pieces: bytes, rest_seconds: float = 0.01) -> Any:
     """What the answers of one connection say, in their order, with the pieces sent one after the other."""
     peer = await connect(listener)
     for piece in pieces:
         await send(peer, piece)
-        await wait()
+        await asyncio.sleep(rest_seconds)
     return re.findall(rb'"data":\["(\d+)"\]|HTTP/1.1 ([45]\d\d)', await read_all(peer))
 
 
@@ -107,9 +108,8 @@ async def test_a_known_head_is_answered_like_any_other_wherever_its_connection_i
         cuts = {match.start() for match in ends} if rng.random() < 0.5 else set()
         cuts |= {rng.randrange(len(stream)) for _ in range(rng.randint(0, 3))}
         places = [0, *sorted(cuts), len(stream)]
-        pieces = [stream[start:end] for start, end in zip(places, places[1:], strict=False) if start < end]
-        rests = rng.choice([0.0, 0.003])
-        told = await texts(listener, *pieces, wait=lambda rests=rests: asyncio.sleep(rests))
+        pieces = [stream[start:end] for start, end in pairwise(places) if start < end]
+        told = await texts(listener, *pieces, rest_seconds=rng.choice([0.0, 0.003]))
         assert told == said(*range(count), 9999), pieces
 
 

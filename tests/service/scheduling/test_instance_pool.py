@@ -130,7 +130,12 @@ def test_a_crowd_that_changes_nothing_costs_no_choice(slo_seconds: float, monkey
     one = one_of(BatchPolicy(4), QueuePolicy(slo_seconds=slo_seconds))
     choices: list[None] = []
     look = Batcher._start_batches
-    monkeypatch.setattr(Batcher, "_start_batches", lambda batcher: (choices.append(None), look(batcher)))
+
+    def count(batcher: Batcher) -> None:
+        choices.append(None)
+        look(batcher)
+
+    monkeypatch.setattr(Batcher, "_start_batches", count)
 
     def come(count: int) -> list[Asked]:
         asked = []
