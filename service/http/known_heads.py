@@ -6,6 +6,7 @@ besides.
 
 from dataclasses import dataclass
 
+_BEGIN = b"POST "
 _END = b"\r\n\r\n"
 
 # Heads that differ each time, by the number of a trace, push out the others; what is kept stays small.
@@ -48,8 +49,8 @@ class KnownHeads:
     def remember(self, data: bytes, asked: Asked) -> None:
         """These bytes were one whole request, as a parser read it."""
         end = data.find(_END, 0, MOST_HEAD_BYTES) + len(_END)
-        # With other ends of lines, which a parser may allow, what was found may be in the body.
-        if end >= len(_END) and len(data) == end + asked.body_bytes:
+        # Ends of lines before a request are skipped by parsers; here they would be a head, of anybody.
+        if data.startswith(_BEGIN) and len(data) == end + asked.body_bytes:
             if len(self._heads) >= MOST_HEADS:
                 self._heads.clear()
             self._heads[data[:end]] = asked

@@ -55,23 +55,24 @@ class LimitedProtocol(SheddingConnection):
         patience = self._patience
         patience.heard_at = self.loop.time()
         patience.came_bytes += len(data)
-        if self.direct is None or not self._is_between_requests():
+        if self.direct is None or not self._expects_head():
             self._take_unknown(data)
         elif (known := self.direct.heads.find(data)) is not None:
             self._take_known(self.direct, *known)
         else:
             begun = self._begun
             self._take_unknown(data)
-            if self._begun == begun + 1 and self._asked is not None:
+            if self._begun == begun + 1 and self._asked is not None and self._expects_head():
                 self.direct.heads.remember(data, self._asked)
 
-    def _is_between_requests(self) -> bool:
-        """Whether all that came before is read and answered, so that the parser expects a head."""
-        return self._patience.stage is Stage.NEXT_REQUEST and not self._pieces and not self._is_at_work()
+    def _expects_head(self) -> bool:
+        """Whether all that came before is parsed, and was whole."""
+        return self._patience.stage is Stage.NEXT_REQUEST and not self._pieces
 
     def _take_known(self, direct: DirectInference, asked: Asked, body: memoryview) -> None:
         """Begin a request whose head the parser need not read again."""
         self._begun += 1
+        self._is_in_head, self._head_bytes = False, 0
         self._patience.enter(Stage.NEXT_REQUEST)
         exchange = direct.exchange(asked, self, self.server_state.default_headers)
         exchange.body += body

@@ -199,7 +199,7 @@ class Batcher:
     def _is_for_later(self, pending: Pending) -> bool:
         """Whether it changes nothing that one more waits: what is next is not chosen yet, or is full without it."""
         if self._is_offer_to_come:
-            return not self._pool.has_idle
+            return True
         offered = self._pool.offered
         full_rows = self._policy.full_rows if self._objective is None else self._objective.batch_rows
         if offered is None or offered.rows < full_rows:

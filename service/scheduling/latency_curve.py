@@ -1,19 +1,16 @@
 """How long an engine takes for so many rows: first from the evidence, then from what is measured while it serves.
 
-What a run takes is its model's curve times the machine's pace, which changes far more often. The pace is the median of
-the latest runs, whatever their size, each over what the curve says; so a size that did not run for a while is not taken
-for faster than the one that ran through a slow spell. Runs of about the same size (up to a power of two), each divided
-by the pace, share a window of the latest; its median and its mean size are one point of the curve, which is linear
-between points. A size that has not been measured follows the nearest that has, in the shape that the evidence shows.
-What runs take beyond that is one more window: a high quantile, by nearest rank, of measured over foretold. Medians and
-ranks, not averages: one stall changes nothing, and a machine that became slower or faster is believed after half a
-window of runs.
+Runs of about the same size (up to a power of two) share a window of the latest; its median and its mean size are one
+point of the curve, which is linear between points. A size that has not been measured follows the nearest that has, in
+the shape that the evidence shows. What runs take beyond the curve is one more window: a high quantile, by nearest
+rank, of measured over foretold. Medians and ranks, not averages: one stall changes nothing, and a machine that became
+slower or faster is believed after half a window of runs.
 """
 
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from enginehouse.evidence import Evidence
@@ -26,12 +23,11 @@ WINDOW = 128
 
 # Below what any clock tells; nothing takes no time.
 _LEAST_SECONDS = 1e-7
-# Runs that make the median of the pace.
-_PACE_WINDOW = 16
-# Runs of one size that make its median. More than of the pace, or the first runs of a spell would pass for the curve.
-_SIZE_WINDOW = 32
-# After so many runs of others, what a size took says nothing about today, and it may be chosen again.
-_FORGOTTEN_AFTER = 512
+# Runs of one size that make its median.
+_SIZE_WINDOW = 16
+# After so many runs of others, what a size took says nothing about today: a size that did not run through a slow spell
+# would be taken for faster than the one that did, and one that did for slower for as long as it is not chosen again.
+_FORGOTTEN_AFTER = 64
 # Fewer runs than this have no tail to speak of; until then, they are taken to vary by a fifth.
 _FEW = 10
 _FIRST_SPREAD = 1.2
@@ -49,7 +45,7 @@ class MeasuredPoint:
 
 
 class _Size:
-    """The latest runs of about the same size, at a pace of one."""
+    """The latest runs of about the same size."""
 
     def __init__(self) -> None:
         self.rows = 0.0
@@ -62,7 +58,7 @@ class _Size:
         self.latest = number
         self._runs.append((rows, seconds))
         self.rows = sum(rows for rows, _ in self._runs) / len(self._runs)
-        self.seconds = _median([seconds for _, seconds in self._runs])
+        self.seconds = sorted(seconds for _, seconds in self._runs)[(len(self._runs) - 1) // 2]
 
 
 class LatencyCurve:
@@ -81,11 +77,10 @@ class LatencyCurve:
         points = sorted((point for point in measured if point.median_seconds > 0), key=lambda point: point.rows)
         self.sizes: Sequence[int] = sorted({max_rows, *(1 << power for power in range((max_rows - 1).bit_length()))})
         self._before = [(float(point.rows), point.median_seconds) for point in points]
+        _never_fall(self._before)
         self._sizes: dict[int, _Size] = {}
         self._points = self._before
         self._foretold: dict[int, float] = {}
-        self._pace = 1.0
-        self._paces: deque[float] = deque(maxlen=_PACE_WINDOW)
         spreads = [point.p99_seconds / point.median_seconds for point in points]
         self.spread = min(max([1.0, *spreads]), MAX_SPREAD) if spreads else _FIRST_SPREAD
         self._runs: deque[tuple[int, float]] = deque(maxlen=WINDOW)
@@ -100,7 +95,7 @@ class LatencyCurve:
         """The seconds that half of the runs of so many rows take; 0 while nothing is known."""
         found = self._foretold.get(rows)
         if found is None:
-            found = self._foretold[rows] = self._pace * _value_at(self._points, rows) if self._points else 0.0
+            found = self._foretold[rows] = _value_at(self._points, rows) if self._points else 0.0
         return found
 
     def seconds(self, rows: int) -> float:
@@ -112,16 +107,10 @@ class LatencyCurve:
         if is_afresh:
             self._sizes.clear()
             self._runs.clear()
-            self._paces.clear()
-            self._pace = 1.0
             self.spread = _FIRST_SPREAD
         seconds = max(seconds, _LEAST_SECONDS)
         self._count += 1
-        number = (rows - 1).bit_length()
-        if number in self._sizes:
-            self._paces.append(seconds / _value_at(self._points, rows))
-            self._pace = _median(self._paces)
-        self._sizes.setdefault(number, _Size()).add(rows, seconds / self._pace, self._count)
+        self._sizes.setdefault((rows - 1).bit_length(), _Size()).add(rows, seconds, self._count)
         oldest = self._count - _FORGOTTEN_AFTER
         self._sizes = {number: size for number, size in self._sizes.items() if size.latest > oldest}
         self._points = self._all_points()
@@ -142,9 +131,7 @@ class LatencyCurve:
                 at, found = measured[min(measured, key=lambda other: abs(other - number))]
                 points.append((rows, seconds * found / _value_at(self._before, at)))
         points.sort()
-        # Fewer rows take no longer: where the noise says otherwise, the larger size is right, which runs under load.
-        for place in range(len(points) - 2, -1, -1):
-            points[place] = (points[place][0], min(points[place][1], points[place + 1][1]))
+        _never_fall(points)
         return points
 
 
@@ -156,9 +143,10 @@ def points_from_evidence(evidence: Evidence, candidate: str) -> list[MeasuredPoi
     return []
 
 
-def _median(values: Collection[float]) -> float:
-    """The lower one, so that it is a value that was measured."""
-    return sorted(values)[(len(values) - 1) // 2]
+def _never_fall(points: list[tuple[float, float]]) -> None:
+    """Fewer rows take no longer: where the noise says otherwise, the larger size is right, which runs under load."""
+    for place in range(len(points) - 2, -1, -1):
+        points[place] = (points[place][0], min(points[place][1], points[place + 1][1]))
 
 
 def _rank(count: int) -> int:

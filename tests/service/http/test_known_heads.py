@@ -113,6 +113,32 @@ async def test_a_known_head_is_answered_like_any_other_wherever_its_connection_i
         assert told == said(*range(count), 9999), pieces
 
 
+async def test_a_body_that_looks_like_a_request_with_a_known_head_is_a_body(listener: HttpListener) -> None:
+    inner = request(2)
+    outer = HEAD.replace(b": 2", b": %d" % len(inner))
+    half_a_head = HEAD.removesuffix(b"\r\n")
+    for begun in (outer, half_a_head):
+        told = await texts(listener, request(1), begun, inner, *([LAST] if begun is outer else []))
+        assert told == [*said(1), (b"", b"400"), *(said(9999) if begun is outer else [])]
+
+
+async def test_ends_of_lines_before_a_request_make_no_head_of_others(listener: HttpListener) -> None:
+    whole = b"\r\n\r\n" + request(1)
+    size = 4 + len(body(1))
+    assert await texts(listener, whole[:size], whole[size:], LAST) == said(1, 9999)
+    other = b"\r\n\r\nGET /v2/health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\nX: "
+    peer = await connect(listener)
+    await send(peer, other + b"x" * (size - len(other) - 4) + b"\r\n\r\n")
+    assert (await read_all(peer)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_ends_of_lines_between_known_requests_are_no_head_that_grows(listener: HttpListener) -> None:
+    assert await texts(listener, request(1), LAST) == said(1, 9999)
+    many = b"\r\n" * 1000
+    pieces = [many] * 31 + [request(2)] + [many] * 4 + [LAST]
+    assert await texts(listener, *pieces, rest_seconds=0.003) == said(2, 9999)
+
+
 async def test_what_is_wrong_with_a_body_is_told_behind_a_known_head_too(listener: HttpListener) -> None:
     wrong = request(3).replace(b'"PROMPT"', b'"PROMPT\x00')
     assert await texts(listener, request(1), request(2), wrong, request(4), LAST) == [
@@ -147,10 +173,12 @@ def test_only_a_whole_request_with_the_same_head_is_known() -> None:
 
 def test_what_only_looks_like_the_end_of_a_head_is_not_taken_for_it() -> None:
     heads = KnownHeads()
+    heads.remember(b"\r\n\r\n{}", ASKED)
+    assert heads.find(b"\r\n\r\n{}") is None
     plain = HEAD.replace(b"\r\n", b"\n").replace(b": 2", b": 6")
     heads.remember(plain + b"1\r\n\r\n2", Asked("talker", "", None, None, 6))
     assert heads.find(plain + b"1\r\n\r\n2") is None
-    assert heads.find(plain + b"1\r\n\r\n") is None
+    assert heads.find(plain + b"1\r\n\r\n123456") is None
 
 
 def test_heads_that_differ_each_time_and_long_ones_take_no_memory() -> None:
@@ -159,6 +187,6 @@ def test_heads_that_differ_each_time_and_long_ones_take_no_memory() -> None:
     heads.remember(long + b"{}", ASKED)
     assert heads.find(long + b"{}") is None
     for number in range(3 * MOST_HEADS):
-        heads.remember(b"x: %d\r\n\r\n{}" % number, ASKED)
+        heads.remember(b"POST %d\r\n\r\n{}" % number, ASKED)
         assert len(heads._heads) <= MOST_HEADS
-    assert heads.find(b"x: %d\r\n\r\n{}" % (3 * MOST_HEADS - 1)) is not None
+    assert heads.find(b"POST %d\r\n\r\n{}" % (3 * MOST_HEADS - 1)) is not None
