@@ -62,7 +62,7 @@ class LimitedProtocol(SheddingConnection):
         else:
             begun = self._begun
             self._take_unknown(data)
-            if self._begun == begun + 1 and self._asked is not None and self._expects_head():
+            if self._begun == begun + 1 and self._asked is not None:
                 self.direct.heads.remember(data, self._asked)
 
     def _expects_head(self) -> bool:
